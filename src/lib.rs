@@ -1,0 +1,3 @@
+//! Ottla: a distributed, replicated, append-only log that speaks the Kafka protocol, with ZooKeeper-style coordination.
+pub mod record;
+pub mod runtime;
