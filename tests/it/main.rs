@@ -1,1 +1,6 @@
+//! The integration binary: whatever needs the real file system, real sockets or the real `ottla` process.
+//!
+//! Tests of modules live beside the modules, simulated ones in `sim/`, real clients in `ci/clients`.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this side drives the broker from outside, through the real operating system")]
 
+mod tidy;
