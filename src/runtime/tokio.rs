@@ -763,3 +763,6 @@ impl File for TokioFile {
         self.on_pool("sync", |file| file.sync_data()).await
     }
 }
+
+#[cfg(test)]
+mod tests;
