@@ -4,6 +4,4 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this side drives the broker from outside, through the real operating system")]
 
 mod tidy;
-//! The integration tests: real sockets, real processes, real clients. One binary; a module per subject.
-
 mod contract_tokio;

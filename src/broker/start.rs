@@ -1,0 +1,143 @@
+//! How a broker starts: sockets first, so that a port in use is told before anything is touched; then the data directories with their
+//! locks and recovery; then coordination, the controller and the replicas; connections are accepted last.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Weak};
+
+use tokio::sync::watch;
+
+use super::buffers::ChunkPool;
+use super::fetch_session::FetchSessions;
+use super::{Broker, Connections};
+use crate::config::broker::BrokerConfig;
+use crate::config::listener::Listener as ListenerConfig;
+use crate::config::topic;
+use crate::controller::Controller;
+use crate::controller::image::{BrokerInfo, Endpoint};
+use crate::coordination::Coordination;
+use crate::group::coordinator::GroupCoordinator;
+use crate::log::{LogManager, LogManagerConfig};
+use crate::replication::manager::ReplicaManager;
+use crate::runtime::{Listener, Runtime};
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener could not be bound.
+    #[error("cannot listen on {listener}: {source}; {advice}")]
+    Listen {
+        /// Which.
+        listener: ListenerConfig,
+        /// Why.
+        source: std::io::Error,
+        /// What to do.
+        advice: String,
+    },
+    /// A data directory could not be opened.
+    #[error(transparent)]
+    Logs(#[from] crate::log::OpenError),
+    /// The coordination store could not be opened.
+    #[error(transparent)]
+    Coordination(#[from] crate::coordination::OpenError),
+    /// The controller could not start.
+    #[error(transparent)]
+    Controller(#[from] crate::controller::StartError),
+}
+
+impl<R: Runtime> Broker<R> {
+    /// Starts a broker; when this returns, clients can connect. `host_name` is what is advertised for listeners on all interfaces.
+    ///
+    /// # Errors
+    /// [`StartError`], in words that say what to do.
+    pub async fn start(runtime: R, config: BrokerConfig, host_name: &str) -> Result<Arc<Self>, StartError> {
+        let listeners = bind(&runtime, &config).await?;
+        let ports: Vec<u16> = listeners.iter().map(|(_, listener)| listener.local_addr().port()).collect();
+        let bound: Vec<ListenerConfig> =
+            listeners.iter().map(|(config, listener)| ListenerConfig { port: listener.local_addr().port(), ..config.clone() }).collect();
+        let info = BrokerInfo {
+            id: config.broker_id,
+            endpoints: config
+                .advertised(host_name, &ports)
+                .into_iter()
+                .map(|listener| Endpoint { listener: listener.name, host: listener.host, port: listener.port })
+                .collect(),
+            rack: config.broker_rack.clone(),
+        };
+
+        let logs = LogManager::open(runtime.clone(), LogManagerConfig::from(&config)).await?;
+        let coordination = Coordination::open(runtime.clone(), &logs.coordination_dir()).await?;
+        let controller = Controller::start(runtime.clone(), coordination, info).await?;
+        logs.set_cluster_id(&controller.image().cluster_id).await?;
+        let resolve_with = config.clone();
+        let replicas = Arc::new(ReplicaManager::new(config.broker_id, logs, move |topic| topic::resolve(&resolve_with, &topic.config)));
+        if let Err(error) = replicas.apply(&controller.image()).await {
+            tracing::error!(%error, "some partitions are offline; the others are served");
+        }
+
+        let budget = usize::try_from(config.queued_max_request_bytes).unwrap_or(usize::MAX);
+        let slots = usize::try_from(config.max_incremental_fetch_session_cache_slots).unwrap_or(0);
+        let broker = Arc::new_cyclic(|broker: &Weak<Self>| Self {
+            groups: super::topics::group_coordinator(&runtime, &config, Arc::clone(&replicas), broker.clone()),
+            chunks: ChunkPool::new(budget),
+            fetch_sessions: FetchSessions::new(slots),
+            connections: Connections::default(),
+            stop: watch::Sender::new(false),
+            runtime,
+            config,
+            controller,
+            replicas,
+            bound,
+        });
+        broker.lead_groups();
+        for (config, listener) in listeners {
+            let accepting = Arc::clone(&broker).accept(listener, Arc::from(config.name.as_str()));
+            broker.runtime.spawn("accept", accepting);
+        }
+        Ok(broker)
+    }
+}
+
+/// Binds all listeners; a name that means several addresses (`localhost`) is bound at each of them.
+async fn bind<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Result<Vec<(ListenerConfig, R::Listener)>, StartError> {
+    let mut bound = Vec::new();
+    for listener in &config.listeners {
+        let failed = |source: std::io::Error| StartError::Listen { listener: listener.clone(), advice: advice(&source), source };
+        let addresses = addresses(&listener.host, listener.port);
+        let mut port = listener.port;
+        let mut first = true;
+        for mut address in addresses {
+            address.set_port(port);
+            match runtime.listen(address).await {
+                Ok(socket) => {
+                    port = socket.local_addr().port();
+                    bound.push((listener.clone(), socket));
+                    first = false;
+                }
+                // A host without IPv6 still has localhost.
+                Err(error) if !first && error.kind() != std::io::ErrorKind::AddrInUse => {
+                    tracing::debug!(%address, %error, "not bound");
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+    Ok(bound)
+}
+
+fn addresses(host: &str, port: u16) -> Vec<SocketAddr> {
+    const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
+    match host {
+        "" | "0.0.0.0" => vec![SocketAddr::from(([0, 0, 0, 0], port))],
+        "localhost" => LOCALHOST.iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
+        host => host.parse::<IpAddr>().map(|ip| vec![SocketAddr::new(ip, port)]).unwrap_or_default(),
+    }
+}
+
+fn advice(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "the port is in use: stop what listens there, or set another port with the key 'listeners'".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: set another port with the key 'listeners'".to_owned(),
+        std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address: correct the key 'listeners'".to_owned(),
+        _ => "correct the key 'listeners'".to_owned(),
+    }
+}

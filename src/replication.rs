@@ -1,0 +1,6 @@
+//! Replicas: the partitions that this broker holds, their leader epochs and high watermarks.
+//!
+//! [`partition`] is one replica; [`manager`] is the set of them, kept equal to what the metadata image says this broker holds.
+
+pub mod manager;
+pub mod partition;
