@@ -1,0 +1,4 @@
+//! Coordination.
+pub mod op;
+pub mod path;
+pub mod tree;
