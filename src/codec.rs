@@ -132,6 +132,15 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     if used == bytes.len() { Ok(value) } else { Err(DecodeError::LeftOver { left_over_bytes: bytes.len() - used }) }
 }
 
+/// The value at the start of `bytes`, whatever follows.
+///
+/// # Errors
+/// [`DecodeError`] if the bytes do not begin with a `T`.
+pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let decoded = bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|error| DecodeError::Malformed { reason: error.to_string() })?;
+    Ok(decoded.0)
+}
+
 /// Appends one frame to `to` and returns its length in bytes.
 ///
 /// # Errors
