@@ -1,3 +1,4 @@
 //! Ottla: a distributed, replicated, append-only log that speaks the Kafka protocol, with ZooKeeper-style coordination.
+pub mod group;
 pub mod record;
 pub mod runtime;
