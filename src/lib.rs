@@ -2,3 +2,4 @@
 pub mod group;
 pub mod record;
 pub mod runtime;
+pub mod wire;
