@@ -67,6 +67,7 @@ pub mod purgatory;
 pub mod codec;
 pub mod controller;
 pub mod coordination;
+pub mod group;
 pub mod record;
 pub mod replication;
 pub mod runtime;
