@@ -1,5 +1,7 @@
 //! Ottla: a distributed, replicated, append-only log that speaks the Kafka protocol, with ZooKeeper-style coordination.
+pub mod client;
 pub mod config;
 pub mod record;
 pub mod runtime;
+pub mod topic_partition;
 pub mod wire;
