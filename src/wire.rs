@@ -6,6 +6,8 @@
 pub mod api;
 pub mod fetch;
 pub mod frame;
+pub mod guard;
 pub mod leader;
 pub mod primitive;
 pub mod produce;
+pub mod schema;

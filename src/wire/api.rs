@@ -43,8 +43,9 @@ pub static APIS: &[Api] = &[
     api(ApiKey::Fetch, "Fetch", 4, 18, 12),
     api(ApiKey::ListOffsets, "ListOffsets", 1, 10, 6),
     api(ApiKey::Metadata, "Metadata", 0, 13, 9),
-    api(ApiKey::OffsetCommit, "OffsetCommit", 2, 10, 8),
-    api(ApiKey::OffsetFetch, "OffsetFetch", 1, 10, 6),
+    // Version 10 of OffsetCommit and of OffsetFetch (topic ids, KIP-848) is unstable in 4.1, and kafka-protocol's structs do not have it.
+    api(ApiKey::OffsetCommit, "OffsetCommit", 2, 9, 8),
+    api(ApiKey::OffsetFetch, "OffsetFetch", 1, 9, 6),
     api(ApiKey::FindCoordinator, "FindCoordinator", 0, 6, 3),
     api(ApiKey::JoinGroup, "JoinGroup", 0, 9, 6),
     api(ApiKey::Heartbeat, "Heartbeat", 0, 4, 4),
