@@ -56,6 +56,7 @@ pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod codec;
+pub mod client;
 pub mod config;
 pub mod controller;
 pub mod coordination;
