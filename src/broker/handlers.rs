@@ -17,9 +17,10 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::Broker;
 use super::connection::Peer;
+use crate::controller::image::BrokerInfo;
 use crate::log::ReadError;
 use crate::replication::partition::{Partition, PartitionError};
-use crate::runtime::Runtime;
+use crate::runtime::{HostPort, Runtime};
 
 /// What a handler knows of a request besides its body.
 #[derive(Clone, Debug)]
@@ -35,6 +36,11 @@ pub struct Context {
 /// Kafka's string type of a string of ours.
 pub fn string(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
+}
+
+/// Where a broker listens, as clients of this listener are told.
+pub fn endpoint<'a>(info: &'a BrokerInfo, listener: &str) -> Option<&'a HostPort> {
+    info.endpoints.iter().find(|endpoint| endpoint.listener == listener).map(|endpoint| &endpoint.address)
 }
 
 /// The partition, if this broker leads it.

@@ -56,10 +56,11 @@ impl<R: Runtime> Broker<R> {
             listeners.iter().map(|(config, listener)| ListenerConfig { port: listener.local_addr().port(), ..config.clone() }).collect();
         let info = BrokerInfo {
             id: config.broker_id,
+            epoch: -1,
             endpoints: config
                 .advertised(host_name, &ports)
                 .into_iter()
-                .map(|listener| Endpoint { listener: listener.name, host: listener.host, port: listener.port })
+                .map(|listener| Endpoint { address: listener.host_port(), security_protocol: "PLAINTEXT".to_owned(), listener: listener.name })
                 .collect(),
             rack: config.broker_rack.clone(),
         };

@@ -1,7 +1,7 @@
 //! One partition on this broker: its log, its leader epoch, its high watermark, and the requests that wait for it.
 //!
-//! With `flush.messages=1` the high watermark follows the *durable* end of the log, so that nothing is acknowledged or served that a
-//! power cut could take back. With any other value it follows the written end, as in Apache Kafka.
+//! The high watermark follows the log's acknowledged end: with `flush.messages=1` the *durable* end, so that nothing is acknowledged or served that a
+//! power cut could take back; with any other value the written end, as in Apache Kafka.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
@@ -44,8 +44,6 @@ pub struct Partition<R: Runtime> {
     log: Log<R>,
     leader_epoch: AtomicI32,
     high_watermark: AtomicI64,
-    /// Whether the high watermark follows the durable end (`flush.messages=1`) or the written end.
-    follows_durable_end: AtomicBool,
     deleted: AtomicBool,
     waiting: WaitList,
 }
@@ -54,26 +52,22 @@ impl<R: Runtime> Partition<R> {
     /// A partition over a recovered log. All that recovery kept is below the high watermark: with one replica, what is on
     /// disk is what there is.
     pub fn new(id: TopicPartition, topic_id: Uuid, log: Log<R>, leader_epoch: i32) -> Arc<Self> {
-        let follows_durable_end = log.config().flush_messages == 1;
         let partition = Arc::new(Self {
             id,
             topic_id,
             leader_epoch: AtomicI32::new(leader_epoch),
-            high_watermark: AtomicI64::new(log.durable_end_offset()),
-            follows_durable_end: AtomicBool::new(follows_durable_end),
+            high_watermark: AtomicI64::new(log.log_start_offset()),
             deleted: AtomicBool::new(false),
             waiting: WaitList::default(),
             log,
         });
         let observer = Arc::downgrade(&partition);
-        partition.log.on_durable_end(move |end| {
-            if let Some(partition) = observer.upgrade()
-                && partition.follows_durable_end.load(Ordering::Relaxed)
-            {
+        partition.log.observe_acknowledged_end(Box::new(move |end| {
+            if let Some(partition) = observer.upgrade() {
                 partition.advance_high_watermark(end);
             }
-        });
-        partition.advance_high_watermark(partition.committed_end());
+        }));
+        partition.advance_high_watermark(partition.log.acknowledged_end_offset());
         partition
     }
 
@@ -129,11 +123,7 @@ impl<R: Runtime> Partition<R> {
     /// # Errors
     /// See [`AppendError`].
     pub async fn append(&self, batches: &[BatchToAppend]) -> Result<AppendInfo, AppendError> {
-        let info = self.log.append_as_leader(batches, self.leader_epoch()).await?;
-        if !self.follows_durable_end.load(Ordering::Relaxed) {
-            self.advance_high_watermark(self.log.log_end_offset());
-        }
-        Ok(info)
+        self.log.append_as_leader(batches, self.leader_epoch()).await
     }
 
     /// Reads committed records.
@@ -178,9 +168,8 @@ impl<R: Runtime> Partition<R> {
 
     /// Applies a changed configuration.
     pub fn reconfigure(&self, config: LogConfig) {
-        self.follows_durable_end.store(config.flush_messages == 1, Ordering::Relaxed);
         self.log.reconfigure(config);
-        self.advance_high_watermark(self.committed_end());
+        self.advance_high_watermark(self.log.acknowledged_end_offset());
     }
 
     /// Takes a new leader epoch.
@@ -202,13 +191,10 @@ impl<R: Runtime> Partition<R> {
         self.deleted.load(Ordering::SeqCst)
     }
 
-    fn committed_end(&self) -> i64 {
-        if self.follows_durable_end.load(Ordering::Relaxed) { self.log.durable_end_offset() } else { self.log.log_end_offset() }
-    }
-
     fn advance_high_watermark(&self, to: i64) {
         let before = self.high_watermark.fetch_max(to, Ordering::SeqCst);
         if before < to {
+            self.log.set_high_watermark(to);
             self.waiting.reached(to);
         }
     }

@@ -205,7 +205,7 @@ async fn alter<R: Runtime>(
 }
 
 fn check(topic: &str, key: &str, value: &str) -> Result<(), Refused> {
-    let valid = if crate::controller::topics::is_internal(topic) { topic::validate_syntax(key, value) } else { topic::validate(key, value) };
+    let valid = if crate::controller::image::is_internal(topic) { topic::validate_syntax(key, value) } else { topic::validate(key, value) };
     valid.map_err(|message| Refused::new(Error::InvalidConfig, message))
 }
 

@@ -8,8 +8,9 @@ use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{Context, string};
+use super::{Context, endpoint, string};
 use crate::broker::Broker;
+use crate::controller::image::CONSUMER_OFFSETS_TOPIC;
 use crate::runtime::Runtime;
 
 /// `key type` of consumer groups.
@@ -55,10 +56,10 @@ async fn locate<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, key_type
     let image = broker.controller().image();
     let leader = image
         .topics
-        .get(crate::controller::topics::OFFSETS_TOPIC)
+        .get(CONSUMER_OFFSETS_TOPIC)
         .and_then(|topic| topic.partitions.get(partition as usize))
         .and_then(|partition| image.brokers.get(&partition.leader));
-    let endpoint = leader.and_then(|info| Some((info.id, info.endpoint(&context.peer.listener)?)));
+    let endpoint = leader.and_then(|info| Some((info.id, endpoint(info, &context.peer.listener)?)));
     match endpoint {
         Some((id, at)) => Ok((id, string(&at.host), i32::from(at.port))),
         None => Err((Error::CoordinatorNotAvailable, StrBytes::from_static_str("the group's partition of __consumer_offsets has no leader now"))),

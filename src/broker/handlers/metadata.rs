@@ -16,7 +16,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use super::{Context, string};
+use super::{Context, endpoint, string};
 use crate::broker::Broker;
 use crate::controller::image::{MetadataImage, PartitionImage, TopicImage};
 use crate::runtime::Runtime;
@@ -58,7 +58,7 @@ pub async fn metadata<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, re
         request.topics.iter().flatten().map(|asked| {
             let found = match &asked.name {
                 Some(name) => image.topics.get(name.as_str()),
-                None => image.by_id.get(&asked.topic_id).and_then(|name| image.topics.get(name)),
+                None => image.by_id.get(&asked.topic_id),
             };
             match found {
                 Some(topic) => describe_topic(broker, &image, topic, with_operations),
@@ -79,7 +79,7 @@ pub async fn metadata<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, re
         .brokers
         .values()
         .filter_map(|info| {
-            let at = info.endpoint(&context.peer.listener)?;
+            let at = endpoint(info, &context.peer.listener)?;
             Some(
                 MetadataResponseBroker::default()
                     .with_node_id(BrokerId(info.id))
@@ -157,7 +157,7 @@ pub fn describe_cluster<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, 
         .brokers
         .values()
         .filter_map(|info| {
-            let at = info.endpoint(&context.peer.listener)?;
+            let at = endpoint(info, &context.peer.listener)?;
             Some(
                 DescribeClusterBroker::default()
                     .with_broker_id(BrokerId(info.id))

@@ -126,7 +126,7 @@ pub async fn delete_records<R: Runtime>(broker: Arc<Broker<R>>, request: DeleteR
         for asked in &topic.partitions {
             let response = DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
             let deleted = match led_partition(&broker, &topic.name, asked.partition_index) {
-                _ if topic.name.as_str().starts_with("__") && crate::controller::topics::is_internal(&topic.name) => Err(Error::InvalidTopicException),
+                _ if topic.name.as_str().starts_with("__") && crate::controller::image::is_internal(&topic.name) => Err(Error::InvalidTopicException),
                 Ok(partition) if broker.is_compacted(&topic.name) && !broker.is_deleted_by_age(&topic.name) => {
                     let _ = partition;
                     Err(Error::PolicyViolation)

@@ -13,9 +13,11 @@ use smallvec::SmallVec;
 use super::{Context, led_partition};
 use crate::broker::Broker;
 use crate::broker::dispatch::{Outcome, framed};
-use crate::log::AppendError;
+use crate::config::topic::{CompressionType, TimestampType as ConfiguredTimestampType, TopicConfig};
+use crate::log::{AppendError, BatchToAppend, LogError};
 use crate::purgatory::Waiter;
-use crate::record::validate::{self, Invalid, Rules};
+use crate::record::compression::Codec;
+use crate::record::validate::{self, Rejected, Rules, TargetCompression, TimestampType};
 use crate::replication::manager::TopicReplicas;
 use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
@@ -145,9 +147,33 @@ impl Refusal {
     }
 }
 
-impl From<Invalid> for Refusal {
-    fn from(invalid: Invalid) -> Self {
-        Self { error: invalid.error, record_errors: invalid.record_errors, message: invalid.message, log_start_offset: -1 }
+impl From<Rejected> for Refusal {
+    fn from(rejected: Rejected) -> Self {
+        Self { error: rejected.error, record_errors: rejected.record_errors, message: Some(rejected.message), log_start_offset: -1 }
+    }
+}
+
+/// What a topic's configuration asks of its records.
+fn rules(config: &TopicConfig) -> Rules {
+    let codec = |codec, level| TargetCompression::Codec { codec, level };
+    Rules {
+        timestamp_type: match config.message_timestamp_type {
+            ConfiguredTimestampType::CreateTime => TimestampType::CreateTime,
+            ConfiguredTimestampType::LogAppendTime => TimestampType::LogAppendTime,
+        },
+        timestamp_before_max_ms: config.message_timestamp_before_max_ms,
+        timestamp_after_max_ms: config.message_timestamp_after_max_ms,
+        compression: match config.compression_type {
+            CompressionType::Producer => TargetCompression::Producer,
+            CompressionType::Uncompressed => codec(Codec::None, None),
+            CompressionType::Gzip => codec(Codec::Gzip, Some(config.compression_gzip_level).filter(|level| *level >= 0)),
+            CompressionType::Snappy => codec(Codec::Snappy, None),
+            CompressionType::Lz4 => codec(Codec::Lz4, Some(config.compression_lz4_level)),
+            CompressionType::Zstd => codec(Codec::Zstd, Some(config.compression_zstd_level)),
+        },
+        compacted: config.cleanup_policy.compact,
+        max_message_bytes: config.max_message_bytes.max(0) as usize,
+        ..Rules::default()
     }
 }
 
@@ -176,25 +202,38 @@ async fn append<R: Runtime>(
             ..Error::NotEnoughReplicas.into()
         });
     }
-    let rules = Rules::of_topic(&replicas.config, version);
-    let checked = validate::produce_batch(records.unwrap_or_default(), &rules, broker.runtime().unix_ms())?;
-    let info = match replica.append(&checked).await {
-        Ok(info) => info,
-        Err(error) => return Err(append_refusal(broker, &replica, &error)),
+    let rules = rules(&replicas.config);
+    let now = broker.runtime().unix_ms();
+    let checked = validate::check(records.as_ref(), version, &rules, now)?;
+    // Decoding and compressing all records is work for another thread; a batch that stays as it is costs nothing more.
+    let validated = if checked.decodes_records() {
+        broker.runtime().blocking(move || checked.finish(&rules, now)).await?
+    } else {
+        checked.finish(&rules, now)?
     };
-    let told = PartitionProduceResponse::appended(index, info.base_offset, info.log_append_time_ms, info.log_start_offset);
+    let log_append_time_ms = validated.log_append_time_ms;
+    let info = match replica.append(&[BatchToAppend { header: validated.header, bytes: validated.bytes }]).await {
+        Ok(info) => info,
+        Err(error) => return Err(append_refusal(&replica, &error)),
+    };
+    let told = PartitionProduceResponse::appended(index, info.base_offset, log_append_time_ms, info.log_start_offset);
     Ok((replica, told, info.last_offset + 1))
 }
 
 /// The wire's word for a failed append.
-fn append_refusal<R: Runtime>(broker: &Arc<Broker<R>>, replica: &Arc<Partition<R>>, error: &AppendError) -> Refusal {
-    let code = error.code();
+fn append_refusal<R: Runtime>(replica: &Arc<Partition<R>>, error: &AppendError) -> Refusal {
+    let code = match error {
+        AppendError::Sequence(error) => error.code(),
+        AppendError::MessageTooLarge { .. } => Error::MessageTooLarge,
+        AppendError::LargerThanSegment { .. } => Error::RecordListTooLarge,
+        AppendError::Log(LogError::Deleted { .. }) => Error::UnknownTopicOrPartition,
+        AppendError::OffsetsNotIncreasing { .. } | AppendError::Log(_) => Error::KafkaStorageError,
+    };
     if code == Error::KafkaStorageError {
         tracing::error!(partition = %replica.id(), %error, "an append failed");
     } else {
         tracing::debug!(partition = %replica.id(), %error, "an append was refused");
     }
-    let _ = broker;
     Refusal { message: Some(Cow::Owned(error.to_string())), log_start_offset: replica.log().log_start_offset(), ..code.into() }
 }
 
