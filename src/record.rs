@@ -3,10 +3,13 @@
 pub mod batch;
 pub mod builder;
 pub mod compression;
-// pub mod legacy;
+pub mod legacy;
 pub mod records;
-// pub mod validate;
+pub mod validate;
 pub mod varint;
+
+#[cfg(test)]
+mod golden;
 
 pub use builder::BatchBuilder;
 pub use compression::{Codec, CompressionError, compress, decompress};
