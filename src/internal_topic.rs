@@ -9,6 +9,8 @@
 //!   when it is committed. One leadership's appends end with it: after the first sign that it is over nothing is reported as done.
 
 #[cfg(test)]
+pub(crate) mod manual;
+#[cfg(test)]
 pub(crate) mod memory;
 #[cfg(test)]
 mod tests;
