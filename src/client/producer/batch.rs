@@ -76,20 +76,20 @@ impl Batch {
     }
 
     /// Its bytes, the same for every attempt.
-    pub(crate) fn encode(&mut self, codec: Codec) -> Result<Bytes, ClientError> {
+    pub(crate) fn encode(&mut self, codec: Codec) -> Bytes {
         if let Some(encoded) = &self.encoded {
-            return Ok(encoded.clone());
+            return encoded.clone();
         }
         let mut builder = BatchBuilder::new().codec(codec);
         if let Some(sequence) = self.sequence {
             builder = builder.producer(sequence.producer_id, sequence.epoch, sequence.first);
         }
         for record in &self.records {
-            builder.push(record.timestamp_ms, record.key.clone(), record.value.clone(), record.headers.clone());
+            builder.push(record.timestamp_ms, record.key.as_deref(), record.value.as_deref(), &record.headers);
         }
-        let encoded = builder.build().map_err(|error| ClientError::Invalid { what: error.to_string().into() })?;
+        let encoded = builder.build();
         self.encoded = Some(encoded.clone());
-        Ok(encoded)
+        encoded
     }
 
     /// Two halves in the place of one that is too large; `None` if it has one record.

@@ -251,7 +251,7 @@ impl<R: Runtime> Lane<R> {
     fn request(&self, leader: &Leader<R>, batch: &mut Batch) -> Result<(i16, ProduceRequest), ClientError> {
         // Version 13 names topics by id.
         let version = leader.connection.version_up_to::<ProduceRequest>(if leader.topic_id == Uuid::nil() { 12 } else { 13 })?;
-        let partition = PartitionProduceData::default().with_index(self.partition.partition).with_records(Some(batch.encode(self.config.codec)?));
+        let partition = PartitionProduceData::default().with_index(self.partition.partition).with_records(Some(batch.encode(self.config.codec)));
         let topic = TopicProduceData::default().with_partition_data(vec![partition]);
         let topic = if version >= 13 { topic.with_topic_id(leader.topic_id) } else { topic.with_name(topic_name(&self.partition.topic)) };
         let timeout_ms = i32::try_from(self.config.ack_timeout.as_millis()).unwrap_or(i32::MAX);
