@@ -4,6 +4,7 @@
 //! requests are read into, [`fetch_session`] what consumers need not repeat.
 
 pub mod buffers;
+mod config_rules;
 pub mod connection;
 pub mod dispatch;
 pub mod fetch_session;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use crate::config::broker::BrokerConfig;
 use crate::controller::Controller;
 use crate::group::coordinator::GroupCoordinator;
+use crate::replication::leadership::Leadership;
 use crate::replication::manager::ReplicaManager;
 use crate::runtime::{Listener, Runtime, Stream};
 
@@ -36,7 +38,7 @@ pub struct Broker<R: Runtime> {
     config: BrokerConfig,
     controller: Controller<R>,
     replicas: Arc<ReplicaManager<R>>,
-    groups: GroupCoordinator<R>,
+    groups: GroupCoordinator<R, Leadership<R>>,
     chunks: ChunkPool,
     fetch_sessions: FetchSessions,
     /// Where it listens, with the ports that were drawn.
@@ -81,7 +83,7 @@ impl<R: Runtime> Broker<R> {
     }
 
     /// The consumer groups.
-    pub fn groups(&self) -> &GroupCoordinator<R> {
+    pub fn groups(&self) -> &GroupCoordinator<R, Leadership<R>> {
         &self.groups
     }
 
@@ -193,7 +195,7 @@ impl<R: Runtime> Broker<R> {
             _ = open.wait_for(|open| *open == 0) => {}
             () = &mut patience => tracing::warn!(open = self.connection_count(), "connections did not end in time"),
         }
-        self.groups.shutdown().await;
+        self.groups.shutdown();
         self.replicas.shutdown().await;
         self.controller.shutdown().await;
     }

@@ -25,7 +25,7 @@ use super::Broker;
 use super::buffers::{Chunk, MIN_CHUNK_BYTES};
 use super::dispatch::{Outcome, dispatch};
 use crate::runtime::{Disk, File, Parts, Runtime, Stream, Timer, WriteHalf, write_all_parts};
-use crate::wire::Part;
+use crate::wire::fetch::Part;
 
 /// Requests of one connection that may wait for their answers at a time; beyond it the connection is not read.
 pub const MAX_IN_FLIGHT: usize = 1000;

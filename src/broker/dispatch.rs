@@ -15,7 +15,7 @@ use super::Broker;
 use super::connection::{Peer, Response};
 use super::handlers::{self, Context};
 use crate::runtime::Runtime;
-use crate::wire::Part;
+use crate::wire::fetch::Part;
 use crate::wire::frame::{self, RequestHeader};
 use crate::wire::guard;
 
@@ -108,8 +108,8 @@ pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: B
         ApiKey::SyncGroup => later!(SyncGroupRequest, |broker, context, request| handlers::groups::sync(broker, context, request).await),
         ApiKey::Heartbeat => later!(HeartbeatRequest, |broker, context, request| handlers::groups::heartbeat(broker, context, request).await),
         ApiKey::LeaveGroup => later!(LeaveGroupRequest, |broker, context, request| handlers::groups::leave(broker, context, request).await),
-        ApiKey::OffsetCommit => handlers::groups::offset_commit(broker, header, context, body),
-        ApiKey::OffsetFetch => handlers::groups::offset_fetch(broker, header, context, body),
+        ApiKey::OffsetCommit => later!(OffsetCommitRequest, |broker, context, request| handlers::groups::offset_commit(broker, context, request).await),
+        ApiKey::OffsetFetch => later!(OffsetFetchRequest, |broker, context, request| handlers::groups::offset_fetch(broker, context, request).await),
         ApiKey::OffsetDelete => later!(OffsetDeleteRequest, |broker, context, request| handlers::groups::offset_delete(broker, context, request).await),
         ApiKey::ListGroups => later!(ListGroupsRequest, |broker, context, request| handlers::groups::list(broker, context, request).await),
         ApiKey::DescribeGroups => later!(DescribeGroupsRequest, |broker, context, request| handlers::groups::describe(broker, context, request).await),
@@ -119,9 +119,8 @@ pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: B
 }
 
 /// Decodes a request's body after checking its counts.
-pub fn decode<M: Decodable>(header: &RequestHeader, mut body: Bytes) -> Result<M, String> {
-    guard::check(header.api.key, header.version, &body).map_err(|error| format!("a malformed {} request: {error}", header.api.name))?;
-    M::decode(&mut body, header.version).map_err(|error| format!("a malformed {} request: {error}", header.api.name))
+pub fn decode<M: Decodable>(header: &RequestHeader, body: Bytes) -> Result<M, String> {
+    guard::decode_request(header.api, header.version, body).map_err(|error| format!("a malformed {} request: {error}", header.api.name))
 }
 
 /// Encodes a response with its header and length.

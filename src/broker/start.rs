@@ -2,20 +2,22 @@
 //! locks and recovery; then coordination, the controller and the replicas; connections are accepted last.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::buffers::ChunkPool;
 use super::fetch_session::FetchSessions;
+use super::config_rules::Rules;
+use super::topics::KnownTopics;
 use super::{Broker, Connections};
 use crate::config::broker::BrokerConfig;
 use crate::config::listener::Listener as ListenerConfig;
 use crate::config::topic;
-use crate::controller::Controller;
+use crate::controller::{Controller, ControllerConfig};
 use crate::controller::image::{BrokerInfo, Endpoint};
 use crate::coordination::Coordination;
-use crate::group::coordinator::GroupCoordinator;
+use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
 use crate::log::{LogManager, LogManagerConfig};
 use crate::replication::manager::ReplicaManager;
 use crate::runtime::{Listener, Runtime};
@@ -65,20 +67,28 @@ impl<R: Runtime> Broker<R> {
             rack: config.broker_rack.clone(),
         };
 
-        let logs = LogManager::open(runtime.clone(), LogManagerConfig::from(&config)).await?;
+        let logs = LogManager::open(runtime.clone(), log_manager_config(&config)).await?;
         let coordination = Coordination::open(runtime.clone(), &logs.coordination_dir()).await?;
-        let controller = Controller::start(runtime.clone(), coordination, info).await?;
+        let controller = Controller::start(
+            runtime.clone(),
+            coordination,
+            ControllerConfig {
+                broker: info,
+                expected_cluster_id: logs.cluster_id(),
+                default_partition_count: config.num_partitions,
+                default_replication_factor: i16::try_from(config.default_replication_factor).unwrap_or(i16::MAX),
+                session_timeout_ms: SESSION_TIMEOUT_MS,
+                rules: Arc::new(Rules { config: config.clone() }),
+            },
+        )
+        .await?;
         logs.set_cluster_id(&controller.image().cluster_id).await?;
         let resolve_with = config.clone();
         let replicas = Arc::new(ReplicaManager::new(config.broker_id, logs, move |topic| topic::resolve(&resolve_with, &topic.config)));
-        if let Err(error) = replicas.apply(&controller.image()).await {
-            tracing::error!(%error, "some partitions are offline; the others are served");
-        }
-
         let budget = usize::try_from(config.queued_max_request_bytes).unwrap_or(usize::MAX);
         let slots = usize::try_from(config.max_incremental_fetch_session_cache_slots).unwrap_or(0);
-        let broker = Arc::new_cyclic(|broker: &Weak<Self>| Self {
-            groups: super::topics::group_coordinator(&runtime, &config, Arc::clone(&replicas), broker.clone()),
+        let broker = Arc::new(Self {
+            groups: GroupCoordinator::new(runtime.clone(), coordinator_config(&config), Arc::new(KnownTopics(Arc::clone(&replicas)))),
             chunks: ChunkPool::new(budget),
             fetch_sessions: FetchSessions::new(slots),
             connections: Connections::default(),
@@ -89,12 +99,28 @@ impl<R: Runtime> Broker<R> {
             replicas,
             bound,
         });
-        broker.lead_groups();
+        broker.follow_image().await;
         for (config, listener) in listeners {
             let accepting = Arc::clone(&broker).accept(listener, Arc::from(config.name.as_str()));
             broker.runtime.spawn("accept", accepting);
         }
         Ok(broker)
+    }
+}
+
+/// How long a broker that is silent is still taken to live (`zookeeper.session.timeout.ms`).
+const SESSION_TIMEOUT_MS: i32 = 18_000;
+
+fn coordinator_config(config: &BrokerConfig) -> CoordinatorConfig {
+    CoordinatorConfig {
+        group: GroupConfig {
+            initial_rebalance_delay_ms: config.group_initial_rebalance_delay_ms,
+            ..GroupConfig::default()
+        },
+        partition_count: config.offsets_topic_num_partitions,
+        commit_timeout_ms: config.offsets_commit_timeout_ms,
+        retention_check_interval_ms: config.offsets_retention_check_interval_ms,
+        ..CoordinatorConfig::default()
     }
 }
 

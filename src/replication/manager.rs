@@ -1,7 +1,7 @@
 //! The partitions that this broker holds, kept equal to the metadata image: logs are opened for what it assigns to this broker
 //! and deleted for topics that it no longer has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use uuid::Uuid;
@@ -68,6 +68,16 @@ impl<R: Runtime> ReplicaManager<R> {
     /// One replica.
     pub fn partition(&self, topic: &str, partition: i32) -> Option<Arc<Partition<R>>> {
         self.topic(topic)?.partition(partition).cloned()
+    }
+
+    /// The names of the topics that have replicas here.
+    pub fn topic_names(&self) -> BTreeSet<Arc<str>> {
+        self.maps.read().unwrap_or_else(PoisonError::into_inner).by_name.keys().cloned().collect()
+    }
+
+    /// Stops the logs below in order: flushed, with checkpoints and the mark of a clean shutdown.
+    pub async fn shutdown(&self) {
+        self.logs.shutdown().await;
     }
 
     /// Every replica, by topic and number.

@@ -15,7 +15,7 @@ use crate::config::topic::CompressionType;
 use crate::purgatory::Waiter;
 use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
-use crate::wire::Part;
+use crate::wire::fetch::Part;
 use crate::wire::fetch::{
     AbortedTransaction, EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, NO_SESSION_ID, PartitionData, TOPIC_ID_VERSION, ZSTD_VERSION,
 };
