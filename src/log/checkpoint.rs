@@ -153,7 +153,10 @@ pub async fn read_small_file<R: Runtime>(rt: &R, path: &Path) -> io::Result<Opti
     };
     let len = file.len().await?;
     if len > MAX_SMALL_FILE_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} has {len} bytes; no such file is longer than {MAX_SMALL_FILE_BYTES}", path.display())));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} has {len} bytes; no such file is longer than {MAX_SMALL_FILE_BYTES}", path.display()),
+        ));
     }
     file.read_at(0, len as usize).await.map(Some)
 }

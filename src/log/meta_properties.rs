@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn reads_what_kafka_writes() {
-        let text = b"#\n#Sun Nov 22 10:00:00 UTC 2026\nbroker.id=3\ncluster.id=Mk3OEYBSD34fcwNTJENDQg\ndirectory.id=AAAAAAAAAAAAAAAAAAAAAQ\nversion=0\nnew.key=x\n";
+        let text =
+            b"#\n#Sun Nov 22 10:00:00 UTC 2026\nbroker.id=3\ncluster.id=Mk3OEYBSD34fcwNTJENDQg\ndirectory.id=AAAAAAAAAAAAAAAAAAAAAQ\nversion=0\nnew.key=x\n";
         let properties = MetaProperties::parse(text).unwrap();
         assert_eq!(properties.broker_id, Some(3));
         assert_eq!(properties.cluster_id.as_deref(), Some("Mk3OEYBSD34fcwNTJENDQg"));

@@ -119,7 +119,14 @@ pub fn parse(content: &[u8], now_ms: i64) -> Result<ProducerStates, SnapshotErro
         }
         states.insert(
             producer_id,
-            ProducerEntry { epoch, coordinator_epoch, last_timestamp: timestamp, current_txn_first_offset: (txn_first_offset >= 0).then_some(txn_first_offset), batches, last_seen_ms: now_ms },
+            ProducerEntry {
+                epoch,
+                coordinator_epoch,
+                last_timestamp: timestamp,
+                current_txn_first_offset: (txn_first_offset >= 0).then_some(txn_first_offset),
+                batches,
+                last_seen_ms: now_ms,
+            },
         );
     }
     if rest.remaining() >= 10 && rest.starts_with(EXTENSION_MAGIC) {
@@ -160,8 +167,12 @@ mod tests {
     use super::*;
 
     fn states() -> impl Strategy<Value = ProducerStates> {
-        let batch = (0..i32::MAX, 0..i64::MAX, 0i32..1000, -1i64..1 << 40)
-            .prop_map(|(last_sequence, last_offset, offset_delta, timestamp)| BatchMetadata { last_sequence, last_offset, offset_delta, timestamp });
+        let batch = (0..i32::MAX, 0..i64::MAX, 0i32..1000, -1i64..1 << 40).prop_map(|(last_sequence, last_offset, offset_delta, timestamp)| BatchMetadata {
+            last_sequence,
+            last_offset,
+            offset_delta,
+            timestamp,
+        });
         let entry = (0i16..100, -1i32..5, proptest::option::of(0i64..100), proptest::collection::vec(batch, 0..=BATCHES_REMEMBERED), -1i64..1 << 40);
         let entry = entry.prop_map(|(epoch, coordinator_epoch, current_txn_first_offset, batches, marker_timestamp)| ProducerEntry {
             epoch,

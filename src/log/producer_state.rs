@@ -32,7 +32,12 @@ pub struct BatchMetadata {
 impl BatchMetadata {
     /// What a stored batch is remembered by.
     pub fn of(header: &Header) -> Self {
-        Self { last_sequence: header.last_sequence(), last_offset: header.last_offset(), offset_delta: header.last_offset_delta, timestamp: header.max_timestamp }
+        Self {
+            last_sequence: header.last_sequence(),
+            last_offset: header.last_offset(),
+            offset_delta: header.last_offset_delta,
+            timestamp: header.max_timestamp,
+        }
     }
 
     /// Sequence of its first record.
@@ -159,7 +164,11 @@ impl ProducerStates {
             return Ok(Verdict::Duplicate(batch));
         }
         // An entry without batches knows a marker only; the first sequence of an epoch is 0.
-        if sequence == add_sequence(entry.last_sequence(), 1) { Ok(Verdict::New) } else { Err(SequenceError::OutOfOrder { producer_id, sequence, last_sequence: entry.last_sequence() }) }
+        if sequence == add_sequence(entry.last_sequence(), 1) {
+            Ok(Verdict::New)
+        } else {
+            Err(SequenceError::OutOfOrder { producer_id, sequence, last_sequence: entry.last_sequence() })
+        }
     }
 
     /// Takes note of a batch that was stored, with its offsets. Unchecked: it is in the log, so it is true.
@@ -224,6 +233,11 @@ impl ProducerStates {
     /// Forgets all.
     pub fn clear(&mut self) {
         self.producers.clear();
+    }
+
+    /// A copy of some producers.
+    pub(super) fn only(&self, producer_ids: impl Iterator<Item = i64>) -> Self {
+        Self { producers: producer_ids.filter_map(|id| Some((id, self.producers.get(&id)?.clone()))).collect() }
     }
 
     /// Puts an entry as loaded from a snapshot.
