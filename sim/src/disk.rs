@@ -17,7 +17,7 @@ use ottla::runtime::{DirEntry, Disk, File, Open, Parts};
 
 use crate::runtime::Process;
 use crate::world::World;
-use model::InodeId;
+use model::{Errno, InodeId, errno};
 use ops::{Answer, Request, Submitted};
 
 /// The file system of a host, as one of its processes sees it.
@@ -100,6 +100,7 @@ struct Handle {
     process: Arc<Process>,
     inode: InodeId,
     name: Arc<str>,
+    writable: bool,
 }
 
 impl Drop for Handle {
@@ -121,6 +122,17 @@ impl SimFile {
     }
 }
 
+impl SimFile {
+    fn writable(&self, error: Errno) -> io::Result<()> {
+        if self.0.writable { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+    }
+}
+
+/// Path operations say which path failed.
+fn about<T>(result: io::Result<T>, path: &Path) -> io::Result<T> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
 impl File for SimFile {
     async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
         match self.call(|inode, name| Request::Read { inode, name, position, len }).await? {
@@ -130,6 +142,7 @@ impl File for SimFile {
     }
 
     async fn write_at(&self, position: u64, parts: Parts) -> io::Result<()> {
+        self.writable(errno::EBADF)?;
         self.call(|inode, name| Request::Write { inode, name, position, parts }).await.map(drop)
     }
 
@@ -148,10 +161,12 @@ impl File for SimFile {
     }
 
     async fn set_len(&self, len: u64) -> io::Result<()> {
+        self.writable(errno::EINVAL)?;
         self.call(|inode, name| Request::SetLen { inode, name, len }).await.map(drop)
     }
 
     async fn preallocate(&self, len: u64) -> io::Result<()> {
+        self.writable(errno::EBADF)?;
         self.call(|inode, name| Request::Preallocate { inode, name, len }).await.map(drop)
     }
 
@@ -180,55 +195,55 @@ impl Disk for SimDisk {
     type Lock = SimLock;
 
     async fn open(&self, path: &Path, how: Open) -> io::Result<SimFile> {
-        match self.call(Request::Open { path: path.into(), how }).await? {
+        match about(self.call(Request::Open { path: path.into(), how }).await, path)? {
             Answer::Opened(inode) => {
                 let name = path.to_string_lossy().into();
-                Ok(SimFile(Arc::new(Handle { world: self.world.clone(), process: self.process.clone(), inode, name })))
+                Ok(SimFile(Arc::new(Handle { world: self.world.clone(), process: self.process.clone(), inode, name, writable: how != Open::Read })))
             }
             other => unreachable!("open answers a file, not {other:?}"),
         }
     }
 
     async fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.call(Request::CreateDir { path: path.into() }).await.map(drop)
+        about(self.call(Request::CreateDir { path: path.into() }).await, path).map(drop)
     }
 
     async fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
-        match self.call(Request::List { path: dir.into() }).await? {
+        match about(self.call(Request::List { path: dir.into() }).await, dir)? {
             Answer::Entries(entries) => Ok(entries),
             other => unreachable!("a listing answers entries, not {other:?}"),
         }
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.call(Request::Rename { from: from.into(), to: to.into() }).await.map(drop)
+        about(self.call(Request::Rename { from: from.into(), to: to.into() }).await, from).map(drop)
     }
 
     async fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.call(Request::RemoveFile { path: path.into() }).await.map(drop)
+        about(self.call(Request::RemoveFile { path: path.into() }).await, path).map(drop)
     }
 
     async fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.call(Request::RemoveDir { path: path.into() }).await.map(drop)
+        about(self.call(Request::RemoveDir { path: path.into() }).await, path).map(drop)
     }
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.call(Request::SyncDir { path: dir.into() }).await.map(drop)
+        about(self.call(Request::SyncDir { path: dir.into() }).await, dir).map(drop)
     }
 
     async fn sync_filesystem(&self, dir: &Path) -> io::Result<()> {
-        self.call(Request::SyncBelow { path: dir.into() }).await.map(drop)
+        about(self.call(Request::SyncBelow { path: dir.into() }).await, dir).map(drop)
     }
 
     async fn try_lock(&self, path: &Path) -> io::Result<Option<SimLock>> {
-        match self.call(Request::TryLock { path: path.into() }).await? {
+        match about(self.call(Request::TryLock { path: path.into() }).await, path)? {
             Answer::Locked(inode) => Ok(inode.map(|inode| SimLock { world: self.world.clone(), process: self.process.clone(), inode })),
             other => unreachable!("a lock answers whether it is held, not {other:?}"),
         }
     }
 
     async fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
-        match self.call(Request::FreeBytes { path: dir.into() }).await? {
+        match about(self.call(Request::FreeBytes { path: dir.into() }).await, dir)? {
             Answer::Number(bytes) => Ok(bytes),
             other => unreachable!("free space is a number, not {other:?}"),
         }

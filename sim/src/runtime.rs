@@ -63,6 +63,8 @@ impl Process {
 thread_local! {
     // Set by the panic hook, read right after by the wrapper of the task that panicked, on the same thread.
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    // The first panic's way there, for the report only: it differs between builds, so it must not come into the trace.
+    static BACKTRACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Makes panics within a world tell their place to its verdict instead of the terminal. Other threads keep their hook.
@@ -75,11 +77,12 @@ pub(crate) fn install_panic_hook() {
                 return before(info);
             }
             let place = info.location().map_or_else(String::new, |location| format!(" at {}:{}", location.file(), location.line()));
-            let mut text = format!("{}{place}", message(info.payload()));
+            LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{}{place}", message(info.payload()))));
             if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
-                text = format!("{text}\n{}", std::backtrace::Backtrace::force_capture());
+                BACKTRACE.with(|first| {
+                    first.borrow_mut().get_or_insert_with(|| std::backtrace::Backtrace::force_capture().to_string());
+                });
             }
-            LAST_PANIC.with(|last| *last.borrow_mut() = Some(text));
         }));
     });
 }
@@ -91,6 +94,11 @@ fn message(payload: &(dyn Any + Send)) -> &str {
 /// What the last panic on this thread said.
 pub(crate) fn take_panic(payload: &(dyn Any + Send)) -> String {
     LAST_PANIC.with(|last| last.borrow_mut().take()).unwrap_or_else(|| message(payload).to_owned())
+}
+
+/// The way to the first panic on this thread, if `RUST_BACKTRACE` asks for it.
+pub(crate) fn take_backtrace() -> Option<String> {
+    BACKTRACE.with(|first| first.borrow_mut().take())
 }
 
 /// A task's future with its process: it is not polled once that is dead, a panic ends the process, and even its drop cannot do harm.

@@ -22,7 +22,7 @@ use crate::clock::{ClockOptions, HostClock};
 use crate::disk::ops::{DiskOptions, HostDisk};
 use crate::net::model::{self as net, NetOptions};
 use crate::rng::Stream;
-use crate::runtime::{Guarded, Process, SimRuntime, Starter, install_panic_hook, take_panic};
+use crate::runtime::{Guarded, Process, SimRuntime, Starter, install_panic_hook, take_backtrace, take_panic};
 use crate::state::{CrashKind, CrashPoint, Effects, Event, Exit, HostState, ProcessId, ProcessState, State, Timer};
 use crate::trace::Trace;
 use crate::verdict::Verdict;
@@ -89,6 +89,9 @@ pub struct Report {
     pub trace_hash: String,
     /// Processes that halted themselves, with their last words.
     pub halts: Vec<(String, String)>,
+    /// The way to the first panic, if `RUST_BACKTRACE` is set.
+    #[serde(skip)]
+    pub backtrace: Option<String>,
     /// The last events.
     #[serde(skip)]
     pub tail: Vec<String>,
@@ -210,6 +213,7 @@ impl World {
                 trace_count: state.trace.count(),
                 trace_hash: format!("{:016x}", state.trace.hash()),
                 halts: state.halts.iter().map(|(host, why)| (host.to_string(), why.clone())).collect(),
+                backtrace: take_backtrace(),
                 tail: state.trace.tail().map(ToString::to_string).collect(),
             }
         });
