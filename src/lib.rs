@@ -64,7 +64,6 @@ pub mod internal_topic;
 pub mod log;
 pub mod production;
 pub mod purgatory;
-pub mod log;
 pub mod record;
 pub mod replication;
 pub mod runtime;
