@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::config::broker::BrokerConfig;
 use crate::controller::Controller;
+use crate::coordination::Coordination;
 use crate::group::coordinator::GroupCoordinator;
 use crate::replication::leadership::Leadership;
 use crate::replication::manager::ReplicaManager;
@@ -37,6 +38,7 @@ pub struct Broker<R: Runtime> {
     runtime: R,
     config: BrokerConfig,
     controller: Controller<R>,
+    coordination: Coordination<R>,
     replicas: Arc<ReplicaManager<R>>,
     groups: GroupCoordinator<R, Leadership<R>>,
     chunks: ChunkPool,
@@ -198,5 +200,6 @@ impl<R: Runtime> Broker<R> {
         self.groups.shutdown();
         self.replicas.shutdown().await;
         self.controller.shutdown().await;
+        self.coordination.shutdown().await;
     }
 }

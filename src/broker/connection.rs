@@ -32,7 +32,7 @@ pub const MAX_IN_FLIGHT: usize = 1000;
 /// File ranges up to this are read and sent with what is around them; longer ones go by `send_file`.
 const INLINE_SLICE_BYTES: u64 = 64 * 1024;
 /// Answers that are gathered before they are sent.
-const GATHER_BYTES: usize = 1024 * 1024;
+const GATHER_BYTES: u64 = 1024 * 1024;
 
 /// What a file is in the world of `R`.
 pub type FileOf<R> = <<R as Runtime>::Disk as Disk>::File;
@@ -101,7 +101,7 @@ struct Connection<R: Runtime> {
     write: <R::Stream as Stream>::Write,
     in_flight: FuturesOrdered<BoxFuture<'static, Response<R>>>,
     out: Response<R>,
-    out_bytes: usize,
+    out_bytes: u64,
     idle: Duration,
     stop: watch::Receiver<bool>,
     peer: Peer,
@@ -132,7 +132,7 @@ impl<R: Runtime> Connection<R> {
                 return error.into();
             }
             let may_read = self.in_flight.len() < MAX_IN_FLIGHT;
-            let event = {
+            let event: Event<R> = {
                 let Self { input, in_flight, stop, broker, .. } = self;
                 tokio::select! {
                     biased;

@@ -57,7 +57,7 @@ pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: B
     macro_rules! now {
         ($request:ident, |$name:ident| $answer:expr) => {{
             let $name = decoded!($request);
-            match encode(&header, &$answer) {
+            match encode::<R, _>(&header, &$answer) {
                 Ok(response) => Outcome::Reply(response),
                 Err(why) => Outcome::Close(why),
             }
@@ -71,9 +71,9 @@ pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: B
             Outcome::Later(Box::pin(async move {
                 let $context = context;
                 let answer = $answer;
-                encode(&header, &answer).unwrap_or_else(|why| {
+                encode::<R, _>(&header, &answer).unwrap_or_else(|why| {
                     tracing::error!(why, "a response could not be encoded");
-                    encode_failure(&header)
+                    encode_failure::<R>(&header)
                 })
             }))
         }};
@@ -100,7 +100,9 @@ pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: B
         }
         ApiKey::AlterConfigs => later!(AlterConfigsRequest, |broker, _context, request| handlers::configs::alter_configs(broker, request).await),
         ApiKey::InitProducerId => later!(InitProducerIdRequest, |broker, _context, request| handlers::producers::init_producer_id(broker, request).await),
-        ApiKey::DescribeProducers => now!(DescribeProducersRequest, |request| handlers::producers::describe_producers(broker, request)),
+        ApiKey::DescribeProducers => {
+            later!(DescribeProducersRequest, |broker, _context, request| handlers::producers::describe_producers(broker, request).await)
+        },
         ApiKey::FindCoordinator => {
             later!(FindCoordinatorRequest, |broker, context, request| handlers::groups::find_coordinator(broker, context, request).await)
         }
@@ -125,7 +127,7 @@ pub fn decode<M: Decodable>(header: &RequestHeader, body: Bytes) -> Result<M, St
 
 /// Encodes a response with its header and length.
 pub fn encode<R: Runtime, M: Encodable>(header: &RequestHeader, message: &M) -> Result<Response<R>, String> {
-    frame::encode_response(header.api, header.version, header.correlation_id, message).map(framed).map_err(|error| error.to_string())
+    frame::encode_response(header.api, header.version, header.correlation_id, message).map(framed::<R>).map_err(|error| error.to_string())
 }
 
 /// A response that is one piece of bytes.
@@ -138,5 +140,5 @@ fn encode_failure<R: Runtime>(header: &RequestHeader) -> Response<R> {
     let mut bytes = Vec::with_capacity(8);
     bytes.extend_from_slice(&4i32.to_be_bytes());
     bytes.extend_from_slice(&header.correlation_id.to_be_bytes());
-    framed(bytes.into())
+    framed::<R>(bytes.into())
 }

@@ -18,7 +18,7 @@ use kafka_protocol::protocol::StrBytes;
 use super::Broker;
 use super::connection::Peer;
 use crate::controller::image::BrokerInfo;
-use crate::log::ReadError;
+use crate::log::{LogError, ReadError};
 use crate::replication::partition::{Partition, PartitionError};
 use crate::runtime::{HostPort, Runtime};
 
@@ -72,6 +72,15 @@ pub fn partition_error(error: &PartitionError) -> Error {
 pub fn read_error(error: &ReadError) -> Error {
     match error {
         ReadError::OffsetOutOfRange { .. } => Error::OffsetOutOfRange,
+        ReadError::Log(error) => log_error(error),
+    }
+}
+
+/// The wire's word for a failed log.
+pub fn log_error(error: &LogError) -> Error {
+    match error {
+        LogError::Deleted { .. } => Error::UnknownTopicOrPartition,
+        LogError::OffsetOutOfRange { .. } => Error::OffsetOutOfRange,
         error => {
             tracing::error!(%error, "a log could not be read");
             Error::KafkaStorageError

@@ -18,7 +18,9 @@ use crate::controller::{Controller, ControllerConfig};
 use crate::controller::image::{BrokerInfo, Endpoint};
 use crate::coordination::Coordination;
 use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
+use crate::group::state::GroupConfig;
 use crate::log::{LogManager, LogManagerConfig};
+use crate::replication::log_config::log_config;
 use crate::replication::manager::ReplicaManager;
 use crate::runtime::{Listener, Runtime};
 
@@ -40,10 +42,13 @@ pub enum StartError {
     Logs(#[from] crate::log::OpenError),
     /// The coordination store could not be opened.
     #[error(transparent)]
-    Coordination(#[from] crate::coordination::OpenError),
+    Coordination(#[from] crate::coordination::storage::StorageError),
     /// The controller could not start.
     #[error(transparent)]
     Controller(#[from] crate::controller::StartError),
+    /// The data directories cannot be written.
+    #[error(transparent)]
+    Log(#[from] crate::log::LogError),
 }
 
 impl<R: Runtime> Broker<R> {
@@ -67,14 +72,14 @@ impl<R: Runtime> Broker<R> {
             rack: config.broker_rack.clone(),
         };
 
-        let logs = LogManager::open(runtime.clone(), log_manager_config(&config)).await?;
-        let coordination = Coordination::open(runtime.clone(), &logs.coordination_dir()).await?;
+        let logs = LogManager::open(runtime.clone(), log_manager_config(&config), |_| log_config(&config.topic_defaults, config.producer_id_expiration_ms.into())).await?;
+        let coordination = Coordination::open(runtime.clone(), &config.log_dirs[0].join(crate::coordination::DIR_NAME)).await?;
         let controller = Controller::start(
             runtime.clone(),
-            coordination,
+            coordination.clone(),
             ControllerConfig {
                 broker: info,
-                expected_cluster_id: logs.cluster_id(),
+                expected_cluster_id: logs.cluster_id().map(str::to_owned),
                 default_partition_count: config.num_partitions,
                 default_replication_factor: i16::try_from(config.default_replication_factor).unwrap_or(i16::MAX),
                 session_timeout_ms: SESSION_TIMEOUT_MS,
@@ -84,7 +89,7 @@ impl<R: Runtime> Broker<R> {
         .await?;
         logs.set_cluster_id(&controller.image().cluster_id).await?;
         let resolve_with = config.clone();
-        let replicas = Arc::new(ReplicaManager::new(config.broker_id, logs, move |topic| topic::resolve(&resolve_with, &topic.config)));
+        let replicas = Arc::new(ReplicaManager::new(config.broker_id, config.producer_id_expiration_ms.into(), logs, move |topic| topic::resolve(&resolve_with, &topic.config)));
         let budget = usize::try_from(config.queued_max_request_bytes).unwrap_or(usize::MAX);
         let slots = usize::try_from(config.max_incremental_fetch_session_cache_slots).unwrap_or(0);
         let broker = Arc::new(Self {
@@ -96,6 +101,7 @@ impl<R: Runtime> Broker<R> {
             runtime,
             config,
             controller,
+            coordination,
             replicas,
             bound,
         });
@@ -115,6 +121,11 @@ fn coordinator_config(config: &BrokerConfig) -> CoordinatorConfig {
     CoordinatorConfig {
         group: GroupConfig {
             initial_rebalance_delay_ms: config.group_initial_rebalance_delay_ms,
+            max_size: usize::try_from(config.group_max_size).unwrap_or(1),
+            min_session_timeout_ms: config.group_min_session_timeout_ms,
+            max_session_timeout_ms: config.group_max_session_timeout_ms,
+            offset_metadata_max_bytes: usize::try_from(config.offset_metadata_max_bytes).unwrap_or(0),
+            offsets_retention_ms: i64::from(config.offsets_retention_minutes) * 60_000,
             ..GroupConfig::default()
         },
         partition_count: config.offsets_topic_num_partitions,
@@ -166,5 +177,19 @@ fn advice(error: &std::io::Error) -> String {
         std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: set another port with the key 'listeners'".to_owned(),
         std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address: correct the key 'listeners'".to_owned(),
         _ => "correct the key 'listeners'".to_owned(),
+    }
+}
+
+fn log_manager_config(config: &BrokerConfig) -> LogManagerConfig {
+    let ms = |ms: i64| u64::try_from(ms).unwrap_or(u64::MAX);
+    LogManagerConfig {
+        dirs: config.log_dirs.clone(),
+        broker_id: config.broker_id,
+        cluster_id: None,
+        recovery_parallelism: usize::try_from(config.num_recovery_threads_per_data_dir).unwrap_or(1),
+        checkpoint_interval_ms: ms(config.replica_high_watermark_checkpoint_interval_ms.min(config.log_flush_offset_checkpoint_interval_ms.into())),
+        retention_check_interval_ms: ms(config.log_retention_check_interval_ms),
+        producer_expiration_check_interval_ms: ms(config.producer_id_expiration_check_interval_ms.into()),
+        ..LogManagerConfig::default()
     }
 }

@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use crate::config::topic::TopicConfig;
 use crate::controller::image::{MetadataImage, TopicImage};
-use crate::log::{LogConfig, LogManager, ManagerError};
+use crate::log::manager::PartitionError;
+use crate::log::LogManager;
+use crate::replication::log_config::log_config;
 use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
 use crate::topic_partition::TopicPartition;
@@ -31,6 +33,7 @@ struct Maps<R: Runtime> {
 /// All replicas on this broker.
 pub struct ReplicaManager<R: Runtime> {
     broker_id: i32,
+    producer_id_expiration_ms: i64,
     logs: LogManager<R>,
     resolve: Box<dyn Fn(&TopicImage) -> TopicConfig + Send + Sync>,
     maps: RwLock<Maps<R>>,
@@ -40,9 +43,10 @@ pub struct ReplicaManager<R: Runtime> {
 
 impl<R: Runtime> ReplicaManager<R> {
     /// No replicas yet; [`ReplicaManager::apply`] brings them. `resolve` finds every key of a topic's configuration.
-    pub fn new(broker_id: i32, logs: LogManager<R>, resolve: impl Fn(&TopicImage) -> TopicConfig + Send + Sync + 'static) -> Self {
+    pub fn new(broker_id: i32, producer_id_expiration_ms: i64, logs: LogManager<R>, resolve: impl Fn(&TopicImage) -> TopicConfig + Send + Sync + 'static) -> Self {
         Self {
             broker_id,
+            producer_id_expiration_ms,
             logs,
             resolve: Box::new(resolve),
             maps: RwLock::new(Maps { by_name: BTreeMap::new(), by_id: BTreeMap::new() }),
@@ -91,7 +95,7 @@ impl<R: Runtime> ReplicaManager<R> {
     ///
     /// # Errors
     /// The first log that could not be opened; all others are applied.
-    pub async fn apply(&self, image: &MetadataImage) -> Result<(), ManagerError> {
+    pub async fn apply(&self, image: &MetadataImage) -> Result<(), PartitionError> {
         let _one_at_a_time = self.applying.lock().await;
         let mut failed = None;
         let before: BTreeMap<Arc<str>, Arc<TopicReplicas<R>>> = self.maps.read().unwrap_or_else(PoisonError::into_inner).by_name.clone();
@@ -106,7 +110,7 @@ impl<R: Runtime> ReplicaManager<R> {
                 for partition in replicas.partitions.iter().flatten() {
                     partition.mark_deleted();
                     if let Err(error) = self.logs.delete(partition.id()).await {
-                        failed.get_or_insert(error);
+                        failed.get_or_insert(PartitionError::Log(error));
                     }
                 }
             }
@@ -117,7 +121,7 @@ impl<R: Runtime> ReplicaManager<R> {
                 continue;
             }
             let topic_config = (self.resolve)(topic);
-            let config = LogConfig::from(&topic_config);
+            let config = log_config(&topic_config, self.producer_id_expiration_ms);
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for (number, assigned) in topic.partitions.iter().enumerate() {
                 if !assigned.replicas.contains(&self.broker_id) {

@@ -60,10 +60,10 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
     drop(request);
     Outcome::Later(Box::pin(async move {
         let response = fetch.run(max_wait).await;
-        frame(&header, response).unwrap_or_else(|why| {
+        frame::<R>(&header, response).unwrap_or_else(|why| {
             tracing::error!(why, "a fetch response could not be encoded");
             let failed = FetchResponse { throttle_time_ms: 0, error_code: Error::UnknownServerError.code(), session_id: 0, topics: Vec::new(), node_endpoints: Vec::new() };
-            frame(&header, failed).expect("an empty response can be encoded")
+            frame::<R>(&header, failed).expect("an empty response can be encoded")
         })
     }))
 }

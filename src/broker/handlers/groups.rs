@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Error;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
-use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
+use kafka_protocol::messages::{
+    BrokerId, DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, FindCoordinatorRequest, FindCoordinatorResponse,
+    HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest,
+    SyncGroupResponse,
+};
 use kafka_protocol::protocol::StrBytes;
 
 use super::{Context, endpoint, string};
 use crate::broker::Broker;
 use crate::controller::image::CONSUMER_OFFSETS_TOPIC;
+use crate::group::coordinator::ClientInfo;
 use crate::runtime::Runtime;
 
 /// `key type` of consumer groups.
@@ -66,5 +71,54 @@ async fn locate<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, key_type
     }
 }
 
-#[allow(unused)]
-fn placeholder(_: Bytes) {}
+/// JoinGroup.
+pub async fn join<R: Runtime>(broker: Arc<Broker<R>>, context: Context, request: JoinGroupRequest) -> JoinGroupResponse {
+    let host = format!("/{}", context.peer.address.ip());
+    let client = ClientInfo { id: context.client_id.as_deref().unwrap_or_default(), host: &host };
+    broker.groups().join_group(&request, context.version, client).await
+}
+
+/// SyncGroup.
+pub async fn sync<R: Runtime>(broker: Arc<Broker<R>>, context: Context, request: SyncGroupRequest) -> SyncGroupResponse {
+    broker.groups().sync_group(&request, context.version).await
+}
+
+/// Heartbeat.
+pub async fn heartbeat<R: Runtime>(broker: Arc<Broker<R>>, _context: Context, request: HeartbeatRequest) -> HeartbeatResponse {
+    broker.groups().heartbeat(&request).await
+}
+
+/// LeaveGroup.
+pub async fn leave<R: Runtime>(broker: Arc<Broker<R>>, context: Context, request: LeaveGroupRequest) -> LeaveGroupResponse {
+    broker.groups().leave_group(&request, context.version).await
+}
+
+/// OffsetCommit.
+pub async fn offset_commit<R: Runtime>(broker: Arc<Broker<R>>, context: Context, request: OffsetCommitRequest) -> OffsetCommitResponse {
+    broker.groups().offset_commit(&request, context.version).await
+}
+
+/// OffsetFetch.
+pub async fn offset_fetch<R: Runtime>(broker: Arc<Broker<R>>, context: Context, request: OffsetFetchRequest) -> OffsetFetchResponse {
+    broker.groups().offset_fetch(&request, context.version).await
+}
+
+/// OffsetDelete.
+pub async fn offset_delete<R: Runtime>(broker: Arc<Broker<R>>, _context: Context, request: OffsetDeleteRequest) -> OffsetDeleteResponse {
+    broker.groups().offset_delete(&request).await
+}
+
+/// ListGroups.
+pub async fn list<R: Runtime>(broker: Arc<Broker<R>>, _context: Context, request: ListGroupsRequest) -> ListGroupsResponse {
+    broker.groups().list_groups(&request).await
+}
+
+/// DescribeGroups.
+pub async fn describe<R: Runtime>(broker: Arc<Broker<R>>, context: Context, request: DescribeGroupsRequest) -> DescribeGroupsResponse {
+    broker.groups().describe_groups(&request, context.version).await
+}
+
+/// DeleteGroups.
+pub async fn delete<R: Runtime>(broker: Arc<Broker<R>>, _context: Context, request: DeleteGroupsRequest) -> DeleteGroupsResponse {
+    broker.groups().delete_groups(&request).await
+}

@@ -10,7 +10,7 @@ use kafka_protocol::messages::{
     DeleteRecordsRequest, DeleteRecordsResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
 };
 
-use super::{Context, led_partition, partition_error};
+use super::{Context, led_partition, log_error, partition_error};
 use crate::broker::Broker;
 use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
@@ -38,22 +38,22 @@ const NOTHING: Found = Found { timestamp: -1, offset: -1, leader_epoch: -1 };
 async fn find<R: Runtime>(partition: &Partition<R>, version: i16, timestamp: i64) -> Result<Found, Error> {
     let log = partition.log();
     let high_watermark = partition.high_watermark();
-    let earliest = |offset| Found { timestamp: -1, offset, leader_epoch: log.epoch_at(offset).unwrap_or_else(|| partition.leader_epoch()) };
+    let earliest = |offset| Found { timestamp: -1, offset, leader_epoch: log.epoch_for_offset(offset).unwrap_or_else(|| partition.leader_epoch()) };
     match timestamp {
         LATEST => Ok(Found { timestamp: -1, offset: high_watermark, leader_epoch: partition.leader_epoch() }),
         EARLIEST => Ok(earliest(log.log_start_offset())),
         EARLIEST_LOCAL if version >= 8 => Ok(earliest(log.log_start_offset())),
         LATEST_TIERED if version >= 9 => Ok(NOTHING),
-        MAX_TIMESTAMP if version >= 7 => match log.max_timestamp_offset(high_watermark).await {
-            Ok(Some(at)) => Ok(Found { timestamp: at.timestamp, offset: at.offset, leader_epoch: at.leader_epoch }),
-            Ok(None) => Ok(NOTHING),
-            Err(error) => Err(super::read_error(&error)),
+        MAX_TIMESTAMP if version >= 7 => match log.max_timestamp_offset().await {
+            Ok(Some(at)) if at.offset < high_watermark => Ok(Found { timestamp: at.timestamp, offset: at.offset, leader_epoch: at.leader_epoch }),
+            Ok(_) => Ok(NOTHING),
+            Err(error) => Err(log_error(&error)),
         },
         timestamp if timestamp < 0 => Err(Error::UnsupportedVersion),
-        timestamp => match log.offset_for_timestamp(timestamp, high_watermark).await {
-            Ok(Some(at)) => Ok(Found { timestamp: at.timestamp, offset: at.offset, leader_epoch: at.leader_epoch }),
-            Ok(None) => Ok(NOTHING),
-            Err(error) => Err(super::read_error(&error)),
+        timestamp => match log.offset_for_timestamp(timestamp).await {
+            Ok(Some(at)) if at.offset < high_watermark => Ok(Found { timestamp: at.timestamp, offset: at.offset, leader_epoch: at.leader_epoch }),
+            Ok(_) => Ok(NOTHING),
+            Err(error) => Err(log_error(&error)),
         },
     }
 }
@@ -127,10 +127,8 @@ pub async fn delete_records<R: Runtime>(broker: Arc<Broker<R>>, request: DeleteR
             let response = DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
             let deleted = match led_partition(&broker, &topic.name, asked.partition_index) {
                 _ if topic.name.as_str().starts_with("__") && crate::controller::image::is_internal(&topic.name) => Err(Error::InvalidTopicException),
-                Ok(partition) if broker.is_compacted(&topic.name) && !broker.is_deleted_by_age(&topic.name) => {
-                    let _ = partition;
-                    Err(Error::PolicyViolation)
-                }
+                // What a compacted topic keeps is decided by keys alone.
+                Ok(_) if broker.replicas().topic(&topic.name).is_some_and(|topic| !topic.config.cleanup_policy.delete) => Err(Error::PolicyViolation),
                 Ok(partition) => {
                     let high_watermark = partition.high_watermark();
                     // −1 asks for everything that is committed.

@@ -14,7 +14,7 @@ use super::{Context, led_partition};
 use crate::broker::Broker;
 use crate::broker::dispatch::{Outcome, framed};
 use crate::config::topic::{CompressionType, TimestampType as ConfiguredTimestampType, TopicConfig};
-use crate::log::{AppendError, BatchToAppend, LogError};
+use crate::log::{AppendError, BatchToAppend, LogError, SequenceError};
 use crate::purgatory::Waiter;
 use crate::record::compression::Codec;
 use crate::record::validate::{self, Rejected, Rules, TargetCompression, TimestampType};
@@ -223,7 +223,9 @@ async fn append<R: Runtime>(
 /// The wire's word for a failed append.
 fn append_refusal<R: Runtime>(replica: &Arc<Partition<R>>, error: &AppendError) -> Refusal {
     let code = match error {
-        AppendError::Sequence(error) => error.code(),
+        AppendError::Sequence(SequenceError::OutOfOrder { .. }) => Error::OutOfOrderSequenceNumber,
+        AppendError::Sequence(SequenceError::InvalidEpoch { .. }) => Error::InvalidProducerEpoch,
+        AppendError::Sequence(SequenceError::InvalidTransactionState { .. }) => Error::InvalidTxnState,
         AppendError::MessageTooLarge { .. } => Error::MessageTooLarge,
         AppendError::LargerThanSegment { .. } => Error::RecordListTooLarge,
         AppendError::Log(LogError::Deleted { .. }) => Error::UnknownTopicOrPartition,

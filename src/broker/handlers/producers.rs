@@ -41,35 +41,30 @@ pub async fn init_producer_id<R: Runtime>(broker: Arc<Broker<R>>, request: InitP
 }
 
 /// DescribeProducers (KIP-664): who wrote to a partition last.
-pub fn describe_producers<R: Runtime>(broker: &Arc<Broker<R>>, request: DescribeProducersRequest) -> DescribeProducersResponse {
-    let topics = request
-        .topics
-        .into_iter()
-        .map(|topic| {
-            let partitions = topic
-                .partition_indexes
-                .iter()
-                .map(|index| {
-                    let response = PartitionResponse::default().with_partition_index(*index);
-                    match led_partition(broker, &topic.name, *index) {
-                        Ok(partition) => {
-                            let active = partition.log().producer_states().into_iter().map(|state| {
-                                ProducerState::default()
-                                    .with_producer_id(ProducerId(state.producer_id))
-                                    .with_producer_epoch(i32::from(state.epoch))
-                                    .with_last_sequence(state.last_sequence)
-                                    .with_last_timestamp(state.last_timestamp)
-                                    .with_coordinator_epoch(state.coordinator_epoch)
-                                    .with_current_txn_start_offset(state.current_txn_first_offset)
-                            });
-                            response.with_active_producers(active.collect())
-                        }
-                        Err(error) => response.with_error_code(error.code()).with_error_message(Some(StrBytes::from_string(error.to_string()))),
-                    }
-                })
-                .collect();
-            TopicResponse::default().with_name(topic.name).with_partitions(partitions)
-        })
-        .collect();
+pub async fn describe_producers<R: Runtime>(broker: Arc<Broker<R>>, request: DescribeProducersRequest) -> DescribeProducersResponse {
+    let mut topics = Vec::new();
+    for topic in request.topics {
+        let mut partitions = Vec::new();
+        for index in &topic.partition_indexes {
+            let response = PartitionResponse::default().with_partition_index(*index);
+            partitions.push(match led_partition(&broker, &topic.name, *index) {
+                Ok(partition) => {
+                    let states = partition.log().producer_states().await;
+                    let active = states.iter().map(|(producer_id, entry)| {
+                        ProducerState::default()
+                            .with_producer_id(ProducerId(producer_id))
+                            .with_producer_epoch(i32::from(entry.epoch))
+                            .with_last_sequence(entry.last_sequence())
+                            .with_last_timestamp(entry.last_timestamp)
+                            .with_coordinator_epoch(entry.coordinator_epoch)
+                            .with_current_txn_start_offset(entry.current_txn_first_offset.unwrap_or(-1))
+                    });
+                    response.with_active_producers(active.collect())
+                }
+                Err(error) => response.with_error_code(error.code()).with_error_message(Some(StrBytes::from_string(error.to_string()))),
+            });
+        }
+        topics.push(TopicResponse::default().with_name(topic.name).with_partitions(partitions));
+    }
     DescribeProducersResponse::default().with_topics(topics)
 }
