@@ -7,7 +7,7 @@ use kafka_protocol::error::ResponseError;
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use super::configs::{Alteration, ConfigResource, broker_of, plan_incremental, plan_replacement};
+use super::configs::{Alteration, ConfigEntries, ConfigPlan, ConfigResource, broker_of, plan_incremental, plan_replacement};
 use super::image::{MetadataImage, PartitionImage, TopicImage, is_internal};
 use super::topics::{self, ApiError, Context, NewPartitions, NewTopic, TopicPlan, TopicSelector};
 use super::znodes::{self, PartitionState};
@@ -31,7 +31,7 @@ pub(super) enum Change {
     Delete { topics: Vec<TopicSelector>, answer: Answers<DeletedTopic> },
     Grow { growths: Vec<NewPartitions>, validate_only: bool, answer: Answers<()> },
     AlterIncrementally { resources: Vec<(ConfigResource, Vec<Alteration>)>, validate_only: bool, answer: Answers<()> },
-    Replace { resources: Vec<(ConfigResource, Vec<(String, Option<String>)>)>, validate_only: bool, answer: Answers<()> },
+    Replace { resources: Vec<(ConfigResource, ConfigEntries)>, validate_only: bool, answer: Answers<()> },
     Shutdown { done: oneshot::Sender<()> },
 }
 
@@ -374,7 +374,7 @@ impl<R: Runtime> Changes<R> {
         results
     }
 
-    async fn configure(&self, plans: Vec<(ConfigResource, Result<BTreeMap<String, String>, ApiError>)>, validate_only: bool) -> Vec<Result<(), ApiError>> {
+    async fn configure(&self, plans: Vec<(ConfigResource, ConfigPlan)>, validate_only: bool) -> Vec<Result<(), ApiError>> {
         let mut results = Vec::with_capacity(plans.len());
         let mut units = Vec::new();
         for (owner, (resource, plan)) in plans.iter().enumerate() {

@@ -54,6 +54,12 @@ pub enum ConfigResource {
     Broker(String),
 }
 
+/// Settings as a request names them; a value of `None` is an error.
+pub type ConfigEntries = Vec<(String, Option<String>)>;
+
+/// All settings of a resource after a change, or why it is refused.
+pub type ConfigPlan = Result<BTreeMap<String, String>, ApiError>;
+
 /// How one setting is changed (KIP-339).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AlterOperation {

@@ -33,7 +33,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use self::changes::{Change, Changes};
-use self::configs::{Alteration, ConfigResource, ConfigRules};
+use self::configs::{Alteration, ConfigEntries, ConfigResource, ConfigRules};
 use self::image::{BrokerInfo, MetadataImage, TopicImage};
 use self::topics::{ApiError, NewPartitions, NewTopic, TopicSelector};
 use self::znodes::ZnodeError;
@@ -208,7 +208,7 @@ impl<R: Runtime> Controller<R> {
     }
 
     /// Replaces all settings of topics and brokers; one result per resource, in order. Durable and in the image when `Ok`.
-    pub async fn alter_configs(&self, resources: Vec<(ConfigResource, Vec<(String, Option<String>)>)>, validate_only: bool) -> Vec<Result<(), ApiError>> {
+    pub async fn alter_configs(&self, resources: Vec<(ConfigResource, ConfigEntries)>, validate_only: bool) -> Vec<Result<(), ApiError>> {
         let count = resources.len();
         self.change(count, |answer| Change::Replace { resources, validate_only, answer }).await
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
-use super::configs::{ConfigRules, check_topic_configs};
+use super::configs::{ConfigEntries, ConfigRules, check_topic_configs};
 use super::image::{MetadataImage, TopicImage, is_internal};
 use super::placement::{self, Candidate, Start};
 
@@ -47,7 +47,7 @@ pub struct NewTopic {
     /// Replicas by partition, if they are chosen by hand; the two numbers before must be −1 then.
     pub assignments: Vec<(i32, Vec<i32>)>,
     /// Its own settings. A value of `None` is an error.
-    pub configs: Vec<(String, Option<String>)>,
+    pub configs: ConfigEntries,
 }
 
 impl NewTopic {

@@ -97,7 +97,8 @@ fn manual_assignments_are_judged_in_kafkas_words() {
     let code = |topic| refused(&image, topic);
     assert_eq!(code(NewTopic { replication_factor: 1, ..manual(&[(0, &[0])]) }).0, InvalidRequest);
     assert_eq!(code(NewTopic { partition_count: 1, ..manual(&[(0, &[0])]) }).0, InvalidRequest);
-    let cases: [(&[(i32, &[i32])], &str); 6] = [
+    type Assignments<'a> = &'a [(i32, &'a [i32])];
+    let cases: [(Assignments<'_>, &str); 6] = [
         (&[(0, &[0]), (0, &[1])], "Found multiple manual partition assignments for partition 0"),
         (&[(0, &[])], "The manual partition assignment includes an empty replica list."),
         (&[(0, &[7])], "The manual partition assignment includes broker 7, but no such broker is registered."),

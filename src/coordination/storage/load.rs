@@ -134,11 +134,12 @@ pub async fn open<R: Runtime>(rt: R, dir: &Path) -> Result<(Storage<R>, Loaded),
 
 async fn create<R: Runtime>(rt: R, dir: &Path) -> Result<(Storage<R>, Loaded), StorageError> {
     let disk = rt.disk();
-    // The directory itself may be new, and so may those above it.
-    for ancestor in dir.ancestors().skip(1) {
+    // The directory itself may be new, and so may those above it. One that we may not open, further up, was not made by us.
+    for (at, ancestor) in dir.ancestors().skip(1).enumerate() {
         let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
-        if ancestor.parent().is_none() || disk.sync_dir(ancestor).await.is_err() {
-            break; // One that we may not open was not made by us.
+        match disk.sync_dir(ancestor).await {
+            Err(error) if at > 0 && error.kind() == std::io::ErrorKind::PermissionDenied => break,
+            synced => synced.map_err(StorageError::io("sync the directory", ancestor))?,
         }
     }
     let head = LogHead { storage_id: rt.random_u64(), first_index: 1, previous_term: 0, previous_file: None, hard_state: HardState::default() };
