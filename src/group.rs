@@ -4,6 +4,7 @@
 //! so that property tests and the simulator drive what ships. [`coordinator::GroupCoordinator`] is its edge: it maps groups to
 //! partitions of `__consumer_offsets`, loads and unloads them, keeps the timers, and answers only what is committed.
 pub mod consumer_protocol;
+pub mod coordinator;
 pub mod durable;
 pub mod membership;
 pub mod offsets;
