@@ -10,7 +10,7 @@ use super::state::*;
 use crate::runtime::Instant;
 
 impl Group {
-    /// The records of `append` are committed, or never will be. Appends end in the order in which they were handed out.
+    /// The records of `append` are committed, or never will be. Appends are committed in the order in which they were handed out.
     ///
     /// Where the outcome is unknown because this broker lost the partition, [`Group::unload`] is the right call.
     pub fn append_done(&mut self, append: AppendId, result: Result<(), ErrorCode>, now: Now) -> Vec<Action> {
@@ -175,6 +175,13 @@ impl Group {
             }
         }
         self.subscribed_topics = self.compute_subscribed_topics();
+    }
+
+    /// Takes the removal of the group from the log. Offsets stay until their own tombstones: compaction may leave these in another order.
+    pub fn load_removal(&mut self, now: Now) {
+        let offsets = std::mem::take(&mut self.offsets);
+        *self = Self::new(Arc::clone(&self.id), Arc::clone(&self.config), now);
+        self.offsets = offsets;
     }
 
     /// Nothing that is read may break the invariants: a second member of the same id or instance is left out.

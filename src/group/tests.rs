@@ -224,11 +224,7 @@ impl Harness {
             match GroupRecord::decode(&key, value.as_ref()).unwrap().expect("a known key") {
                 GroupRecord::Offset { topic, partition, value, .. } => group.load_offset(&topic, partition, value),
                 GroupRecord::Group { value: Some(value), .. } => group.load_generation(value),
-                GroupRecord::Group { value: None, .. } => {
-                    let offsets = std::mem::take(&mut group.offsets);
-                    group = Group::new("g".into(), Arc::clone(&self.group.config), self.now);
-                    group.offsets = offsets;
-                }
+                GroupRecord::Group { value: None, .. } => group.load_removal(self.now),
             }
         }
         let mut actions = group.loaded(self.now);
