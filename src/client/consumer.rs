@@ -255,6 +255,11 @@ impl<R: Runtime> Consumer<R> {
         }
     }
 
+    /// Changes [`ConsumerConfig::max_poll_records`].
+    pub fn set_max_poll_records(&mut self, count: usize) {
+        self.config.max_poll_records = count;
+    }
+
     /// Stops and resumes fetching a partition.
     pub fn set_paused(&mut self, partition: &TopicPartition, paused: bool) {
         if let Some(reading) = self.reading.get_mut(partition) {
