@@ -14,6 +14,7 @@ pub mod broker;
 pub mod definition;
 pub mod describe;
 pub mod foreign;
+pub mod greeting;
 pub mod listener;
 pub mod load;
 pub mod properties;

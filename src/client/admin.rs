@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -217,7 +216,7 @@ impl<R: Runtime> Client<R> {
                 if result.error_code == ResponseError::NotController.code() {
                     ClientError::check(result.error_code, result.error_message.as_deref(), || what.clone())?;
                 }
-                Ok(result)
+                Ok::<_, ClientError>(result)
             };
             match attempt.await {
                 Ok(result) => break result,
@@ -286,7 +285,7 @@ impl<R: Runtime> Client<R> {
                 let response = connection.call(&request, self.config().request_timeout).await?;
                 let result = response.results.into_iter().next().ok_or_else(|| missing(what.clone()))?;
                 ClientError::check(result.error_code, result.error_message.as_deref(), || what.clone())?;
-                Ok(result)
+                Ok::<_, ClientError>(result)
             };
             match attempt.await {
                 Ok(result) => break result,
@@ -317,8 +316,10 @@ impl<R: Runtime> Client<R> {
             let operation = i8::from(value.is_none());
             AlterableConfig::default().with_name(text(key)).with_config_operation(operation).with_value(value.as_deref().map(text))
         };
-        let altered =
-            AlterConfigsResource::default().with_resource_type(resource.kind()).with_resource_name(resource.name()).with_configs(changes.iter().map(change).collect());
+        let altered = AlterConfigsResource::default()
+            .with_resource_type(resource.kind())
+            .with_resource_name(resource.name())
+            .with_configs(changes.iter().map(change).collect());
         let request = IncrementalAlterConfigsRequest::default().with_resources(vec![altered]);
         let what = format!("changing the configuration of {resource:?}");
         let response = self
@@ -403,7 +404,7 @@ impl<R: Runtime> Client<R> {
                 let answer = response.topics.into_iter().next().and_then(|topic| topic.partitions.into_iter().next());
                 let answer = answer.ok_or_else(|| missing(format!("partition {partition}")))?;
                 ClientError::check(answer.error_code, None, || format!("deleting records of {partition} below {offset}"))?;
-                Ok(answer.low_watermark)
+                Ok::<_, ClientError>(answer.low_watermark)
             };
             match attempt.await {
                 Ok(log_start_offset) => return Ok(log_start_offset),
@@ -468,7 +469,7 @@ impl<R: Runtime> Client<R> {
                     // Other clients' protocols assign other things.
                     partitions: decode_assignment(member.member_assignment).unwrap_or_default(),
                 });
-                Ok(DescribedGroup {
+                Ok::<_, ClientError>(DescribedGroup {
                     group_id: group.to_owned(),
                     state: answer.group_state.to_string(),
                     protocol: answer.protocol_data.to_string(),
@@ -624,7 +625,7 @@ impl<R: Runtime> Client<R> {
                 let connection = self.any().await?;
                 let response = connection.call(&DescribeClusterRequest::default(), self.config().request_timeout).await?;
                 ClientError::check(response.error_code, response.error_message.as_deref(), || "describing the cluster".to_owned())?;
-                Ok(response)
+                Ok::<_, ClientError>(response)
             };
             match attempt.await {
                 Ok(response) => break response,

@@ -200,7 +200,10 @@ mod tests {
     }
 
     fn show(assignment: &Assignment) -> Vec<String> {
-        assignment.iter().map(|(member, partitions)| format!("{member}: {}", partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))).collect()
+        assignment
+            .iter()
+            .map(|(member, partitions)| format!("{member}: {}", partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")))
+            .collect()
     }
 
     fn members(list: &[(&str, Subscription)]) -> BTreeMap<String, Subscription> {

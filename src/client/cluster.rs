@@ -308,11 +308,8 @@ impl<R: Runtime> Client<R> {
 
     fn remember(&self, response: MetadataResponse) -> ClusterMetadata {
         let now = self.inner.runtime.now();
-        let mut metadata = ClusterMetadata {
-            cluster_id: response.cluster_id.map(|id| id.to_string()),
-            controller_id: response.controller_id.0,
-            ..ClusterMetadata::default()
-        };
+        let mut metadata =
+            ClusterMetadata { cluster_id: response.cluster_id.map(|id| id.to_string()), controller_id: response.controller_id.0, ..ClusterMetadata::default() };
         for broker in &response.brokers {
             // A port out of range would be a broken broker; it just cannot be connected to.
             let address = HostPort { host: broker.host.to_string(), port: u16::try_from(broker.port).unwrap_or(0) };
@@ -391,8 +388,9 @@ impl<R: Runtime> Client<R> {
             let topic = self.topic_once(&partition.topic).await?;
             let described = topic.partitions.get(&partition.partition);
             let unavailable = |what: String| ClientError::Unavailable { what: what.into() };
-            let described =
-                described.ok_or_else(|| unavailable(format!("topic {} has {} partitions, not one numbered {}", topic.name, topic.partitions.len(), partition.partition)))?;
+            let described = described.ok_or_else(|| {
+                unavailable(format!("topic {} has {} partitions, not one numbered {}", topic.name, topic.partitions.len(), partition.partition))
+            })?;
             if described.leader < 0 {
                 return Err(unavailable(format!("partition {partition} has no leader now")));
             }
@@ -456,11 +454,8 @@ impl<R: Runtime> Client<R> {
         let connection = self.any().await?;
         let version = connection.version::<FindCoordinatorRequest>()?;
         let key = StrBytes::from_string(group.to_owned());
-        let request = if version >= 4 {
-            FindCoordinatorRequest::default().with_coordinator_keys(vec![key])
-        } else {
-            FindCoordinatorRequest::default().with_key(key)
-        };
+        let request =
+            if version >= 4 { FindCoordinatorRequest::default().with_coordinator_keys(vec![key]) } else { FindCoordinatorRequest::default().with_key(key) };
         let response = connection.call_at(version, &request, self.inner.config.request_timeout).await?;
         let what = || format!("the coordinator of group {group}");
         let (id, host, port) = if version >= 4 {

@@ -16,8 +16,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::client::error::ClientError;
-use crate::wire::guard;
 use crate::runtime::{HostPort, Instant, Parts, Runtime, Stream, Timer, write_all_parts};
+use crate::wire::guard;
 
 /// How a connection behaves.
 #[derive(Clone, Debug)]
@@ -456,7 +456,10 @@ async fn write_loop<R: Runtime>(
             result = write_all_parts(&mut write, parts) => result,
         };
         match result {
-            Ok(()) => written.into_iter().for_each(|written| drop(written.send(()))),
+            Ok(()) => written.into_iter().for_each(|written| {
+                // A caller that gave up is no error.
+                let _ = written.send(());
+            }),
             Err(error) => return shared.close(&format!("writing failed: {error}")),
         }
     }

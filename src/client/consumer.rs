@@ -255,6 +255,11 @@ impl<R: Runtime> Consumer<R> {
         }
     }
 
+    /// Changes [`ConsumerConfig::max_poll_records`].
+    pub fn set_max_poll_records(&mut self, count: usize) {
+        self.config.max_poll_records = count;
+    }
+
     /// Stops and resumes fetching a partition.
     pub fn set_paused(&mut self, partition: &TopicPartition, paused: bool) {
         if let Some(reading) = self.reading.get_mut(partition) {
@@ -327,19 +332,16 @@ impl<R: Runtime> Consumer<R> {
         self.find_positions().await?;
         let mut by_node: BTreeMap<i32, (BTreeMap<TopicPartition, FetchFrom>, crate::client::Connection<R>)> = BTreeMap::new();
         let mut result = Ok(());
-        let busy: BTreeSet<&TopicPartition> = self.nodes.values().filter_map(|node| node.fetching.as_ref()).flat_map(|fetching| fetching.wanted.keys()).collect();
+        let busy: BTreeSet<&TopicPartition> =
+            self.nodes.values().filter_map(|node| node.fetching.as_ref()).flat_map(|fetching| fetching.wanted.keys()).collect();
         for (partition, reading) in &self.reading {
             if reading.start.is_some() || reading.buffered > 0 || reading.paused || busy.contains(partition) {
                 continue;
             }
             match self.client.leader_once(partition).await {
                 Ok(leader) => {
-                    let from = FetchFrom {
-                        topic_id: leader.topic_id,
-                        offset: reading.next,
-                        leader_epoch: leader.epoch,
-                        max_bytes: self.config.partition_max_bytes,
-                    };
+                    let from =
+                        FetchFrom { topic_id: leader.topic_id, offset: reading.next, leader_epoch: leader.epoch, max_bytes: self.config.partition_max_bytes };
                     by_node.entry(leader.id).or_insert_with(|| (BTreeMap::new(), leader.connection)).0.insert(partition.clone(), from);
                 }
                 Err(error) => result = Err(error),
@@ -443,7 +445,8 @@ impl<R: Runtime> Consumer<R> {
 
     /// Finds where to begin, for partitions that do not know it.
     async fn find_positions(&mut self) -> Result<(), ClientError> {
-        let starting: Vec<(TopicPartition, StartAt)> = self.reading.iter().filter_map(|(partition, reading)| Some((partition.clone(), reading.start?))).collect();
+        let starting: Vec<(TopicPartition, StartAt)> =
+            self.reading.iter().filter_map(|(partition, reading)| Some((partition.clone(), reading.start?))).collect();
         if starting.is_empty() {
             return Ok(());
         }
@@ -474,7 +477,8 @@ impl<R: Runtime> Consumer<R> {
             }
         }
         let mut result = Ok(());
-        let starting: Vec<(TopicPartition, StartAt)> = self.reading.iter().filter_map(|(partition, reading)| Some((partition.clone(), reading.start?))).collect();
+        let starting: Vec<(TopicPartition, StartAt)> =
+            self.reading.iter().filter_map(|(partition, reading)| Some((partition.clone(), reading.start?))).collect();
         for (partition, start) in starting {
             match self.client.offset_once(&partition, start).await {
                 Ok(offset) => {

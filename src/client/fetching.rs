@@ -153,10 +153,7 @@ impl FetchSession {
 
 /// Whether an error is about the session alone, so that nothing but a new session is needed.
 pub fn is_session_error(error: &ClientError) -> bool {
-    matches!(
-        error.code(),
-        Some(ResponseError::FetchSessionIdNotFound | ResponseError::InvalidFetchSessionEpoch | ResponseError::FetchSessionTopicIdError)
-    )
+    matches!(error.code(), Some(ResponseError::FetchSessionIdNotFound | ResponseError::InvalidFetchSessionEpoch | ResponseError::FetchSessionTopicIdError))
 }
 
 #[cfg(test)]

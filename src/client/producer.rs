@@ -202,14 +202,7 @@ impl<R: Runtime> Producer<R> {
             return invalid("max_in_flight must be at least 1, and at most 5 for an idempotent producer");
         }
         let buffer = Arc::new(Semaphore::new(config.buffer_bytes as usize));
-        Ok(Self {
-            client,
-            config: Arc::new(config),
-            buffer,
-            identity: Arc::default(),
-            lanes: Mutex::new(BTreeMap::new()),
-            sticky: Mutex::new(BTreeMap::new()),
-        })
+        Ok(Self { client, config: Arc::new(config), buffer, identity: Arc::default(), lanes: Mutex::new(BTreeMap::new()), sticky: Mutex::new(BTreeMap::new()) })
     }
 
     /// The client that it uses.

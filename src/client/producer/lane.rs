@@ -109,7 +109,8 @@ impl<R: Runtime> Lane<R> {
     fn take(&mut self, command: Command) {
         match command {
             Command::Record(record) => {
-                let fits = |batch: &&mut Batch| batch.attempts == 0 && batch.sequence.is_none() && batch.size_bytes + record.size_bytes <= self.config.batch_bytes;
+                let fits =
+                    |batch: &&mut Batch| batch.attempts == 0 && batch.sequence.is_none() && batch.size_bytes + record.size_bytes <= self.config.batch_bytes;
                 match self.waiting.back_mut().filter(fits) {
                     Some(open) => open.push(record),
                     None => {
@@ -186,7 +187,8 @@ impl<R: Runtime> Lane<R> {
 
     fn may_send(&self) -> bool {
         let now = self.client.runtime().now();
-        let lingers = self.waiting.len() == 1 && self.linger_until.is_some_and(|until| now < until) && self.waiting.front().is_some_and(|batch| batch.attempts == 0);
+        let lingers =
+            self.waiting.len() == 1 && self.linger_until.is_some_and(|until| now < until) && self.waiting.front().is_some_and(|batch| batch.attempts == 0);
         !self.waiting.is_empty()
             && !self.is_recovering()
             && self.in_flight.len() < self.config.max_in_flight
@@ -277,8 +279,11 @@ impl<R: Runtime> Lane<R> {
             // It is in the log, and the broker does not remember where.
             Some(ResponseError::DuplicateSequenceNumber) => batch.acked(self.partition.partition, -1),
             Some(code) => {
-                let error =
-                    ClientError::Broker { code, what: format!("sending to {}", self.partition).into(), message: answer.error_message.as_deref().map(Arc::from) };
+                let error = ClientError::Broker {
+                    code,
+                    what: format!("sending to {}", self.partition).into(),
+                    message: answer.error_message.as_deref().map(Arc::from),
+                };
                 self.came_back(batch, error);
             }
         }
