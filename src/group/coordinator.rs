@@ -6,7 +6,7 @@
 //! waits under a lock: requests wait on a channel, which the writer's report or a timer answers. A request whose connection goes is
 //! simply dropped; its member stays until its session ends.
 //!
-//! One method per API: members in [`members`], offsets in [`offsets`], administration in [`admin`].
+//! One method per API: members in `members`, offsets in `offsets`, administration in `admin`.
 
 mod admin;
 mod members;
@@ -365,7 +365,9 @@ impl<R: Runtime, L: InternalLog> GroupCoordinator<R, L> {
             match action {
                 Action::Reply { request, reply } => {
                     // Nobody may be there any more to take it.
-                    let _ = state.waiting.remove(&request).map(|waiting| waiting.send(reply));
+                    if let Some(waiting) = state.waiting.remove(&request) {
+                        let _ = waiting.send(reply);
+                    }
                 }
                 Action::Append { append, records } => {
                     if let Err(error) = Self::enqueue(shard, shard::Tag { cell: Arc::clone(cell), append }, &records, now) {

@@ -469,7 +469,8 @@ async fn offsets_of_transactions_count_when_the_transaction_does() {
         (key, value.unwrap())
     };
     // (producer id, or none; the offset, or the marker's kind)
-    let cases: [(&[(Option<i64>, i64)], i64); 5] = [
+    type Batches = &'static [(Option<i64>, i64)];
+    let cases: [(Batches, i64); 5] = [
         (&[(Some(1), 10)], -1),
         (&[(Some(1), 10), (Some(-1), 1)], 10),
         (&[(Some(1), 10), (Some(-1), 0)], -1),
@@ -692,4 +693,37 @@ async fn old_leave_requests_name_one_member() {
     assert_eq!(world.coordinator.leave_group(&leave("nobody"), 0).await.error_code, ErrorCode::UnknownMemberId.code());
     assert_eq!(world.coordinator.leave_group(&leave(&member_id), 2).await.error_code, 0);
     assert_eq!(world.coordinator.leave_group(&leave(&member_id), 2).await.error_code, ErrorCode::UnknownMemberId.code());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn locks_are_taken_in_one_order() {
+    let coordinator = Coordinator::new(ManualRuntime::new(), CoordinatorConfig { partition_count: 2, ..CoordinatorConfig::default() }, Arc::new(OneTopic));
+    for partition in 0..2 {
+        coordinator.load(partition, 0, MemoryLog::new());
+    }
+    while (0..2).any(|partition| coordinator.load_state(partition) != LoadState::Loaded) {
+        tokio::task::yield_now().await;
+    }
+    let mut tasks = Vec::new();
+    for client in 0..8 {
+        let coordinator = coordinator.clone();
+        tasks.push(coordinator.inner.rt.clone().spawn("client", async move {
+            for round in 0..100 {
+                let group = group_id(&format!("g{}", round % 5));
+                let commit = commit_request("", -1, "t", client % 3, round, "").with_group_id(group.clone());
+                let code = commit_error(&coordinator.offset_commit(&commit, 9).await);
+                assert!([0, ErrorCode::CoordinatorNotAvailable.code()].contains(&code), "only while somebody deletes the group: {code}");
+                match client {
+                    0 => drop(coordinator.delete_groups(&DeleteGroupsRequest::default().with_groups_names(vec![group])).await),
+                    1 => drop(coordinator.list_groups(&ListGroupsRequest::default()).await),
+                    2 => coordinator.tick(coordinator.inner.rt.now()),
+                    3 => drop(coordinator.join_group(&join_request("", None).with_group_id(group), 9, CLIENT).await),
+                    _ => {}
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.join().await.expect("no client fails");
+    }
 }
