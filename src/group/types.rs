@@ -114,7 +114,7 @@ pub enum Action {
         /// With what.
         reply: Reply,
     },
-    /// Append the records to the group's partition, after all that were handed out before, and report by [`Group::append_done`].
+    /// Append the records to the group's partition, after all that were handed out before, and report by [`Group::append_done`](super::state::Group::append_done).
     Append {
         /// The name to report under.
         append: AppendId,
