@@ -112,7 +112,14 @@ async fn describe(runtime: TokioRuntime, args: Describe) -> Result<(), Failure> 
     let mut out = stdout();
     let members = described.members.len();
     let assignor = if described.protocol.is_empty() { String::new() } else { format!(", assignor {}", described.protocol) };
-    writeln!(out, "Group {}: {}, {members} member{}{assignor}, coordinated by {}", args.group, described.state, if members == 1 { "" } else { "s" }, described.coordinator)?;
+    writeln!(
+        out,
+        "Group {}: {}, {members} member{}{assignor}, coordinated by {}",
+        args.group,
+        described.state,
+        if members == 1 { "" } else { "s" },
+        described.coordinator
+    )?;
     if idle > 0 {
         writeln!(out, "{idle} of its members read nothing: there are no partitions left for them")?;
     }
