@@ -65,7 +65,9 @@ async fn list(runtime: TokioRuntime, args: List) -> Result<(), Failure> {
     let mut out = stdout();
     if args.state {
         let mut table = table(&["GROUP", "TYPE", "STATE"]);
-        groups.iter().for_each(|group| drop(table.add_row([&group.group_id, &group.protocol_type, &group.state])));
+        for group in &groups {
+            table.add_row([&group.group_id, &group.protocol_type, &group.state]);
+        }
         write_table(&mut out, &table)?;
     } else {
         for group in &groups {
