@@ -473,7 +473,8 @@ fn disk_error(operation: &'static str, path: &Path, source: io::Error) -> io::Er
 pub struct TokioDisk {
     handle: Handle,
     /// One descriptor for each directory that [`Disk::sync_filesystem`] was called for. `syncfs` reports the write errors since its
-    /// descriptor was opened or last used: a new one for each call would miss errors that came before and that another process was told.
+    /// descriptor was opened or last used: a new one for each call would miss errors that came before and that another descriptor was
+    /// told (docs/flush.md). So whoever relies on it calls it once before the first write that it is to vouch for.
     file_systems: Arc<Mutex<BTreeMap<PathBuf, Arc<OwnedFd>>>>,
 }
 
