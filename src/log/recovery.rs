@@ -211,7 +211,11 @@ impl<R: Runtime> Recovery<'_, R> {
         let from_offset = snapshot.unwrap_or(0).max(files.bases[0]);
         let mut epochs = self.load_epochs(&files.bases, from_offset).await?;
 
-        let first = files.bases.partition_point(|base| *base <= from_offset) - 1;
+        let mut first = files.bases.partition_point(|base| *base <= from_offset) - 1;
+        if files.bases[first] == from_offset && first > 0 {
+            // A snapshot where a segment begins may be older than the roll: the last entry of the segment before may be missing.
+            first -= 1;
+        }
         let (verified, end_offset) = self.verify(&mut files.bases, first, from_offset, &mut producers, &mut epochs).await?;
         if end_offset < self.known_offset {
             return Err(RecoveryError::Missing { path: self.path.to_owned(), end_offset, known_offset: self.known_offset });
@@ -426,6 +430,8 @@ impl<R: Runtime> Recovery<'_, R> {
                         next_offset = header.next_offset();
                         scan.skip(&header);
                     }
+                    // Compaction may have removed the last records of a segment.
+                    None => break !self.config.cleanup_delete,
                     _ => break false,
                 }
             };
@@ -527,7 +533,7 @@ impl<R: Runtime> Recovery<'_, R> {
             if complete {
                 indexes.finish(max_time);
                 let open = OpenSegment::<R> { file: file.clone(), indexes: std::sync::RwLock::new(indexes.clone()) };
-                if write_indexes(self.rt, self.path, base_offset, &open).await.is_ok() {
+                if indexes.is_written() || write_indexes(self.rt, self.path, base_offset, &open).await.is_ok() {
                     let closed = Segment::closed(base_offset, position);
                     closed.set_max_time(max_time);
                     segments.insert(base_offset, closed);
