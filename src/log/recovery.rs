@@ -482,7 +482,8 @@ impl<R: Runtime> Recovery<'_, R> {
         }
         let io = |error| RecoveryError::io(path, error);
         let mut behind = find_batch(&segment.file, position + 1, size_bytes, offset).await.map_err(io)?;
-        let damage_end = behind.map_or(size_bytes, |(position, _)| position);
+        // The zeros that a batch begins with may belong to a lost sector.
+        let damage_end = behind.map_or(size_bytes, |(position, _)| (position + LEADING_ZEROS_MAX as u64).min(size_bytes));
         let mut later_bytes = 0;
         for base_offset in &bases[at + 1..] {
             let (path, file, size_bytes) = self.open(*base_offset).await?;
@@ -494,7 +495,7 @@ impl<R: Runtime> Recovery<'_, R> {
         }
         if let Some((_, header)) = behind.filter(|_| !blind) {
             let by_crash = damage_end == position
-                || lost_sector(&segment.file, position, damage_end).await.map_err(io)?
+                || lost_sector(&segment.file, position, damage_end, size_bytes).await.map_err(io)?
                 || ends_early(&segment.file, position, size_bytes).await.map_err(io)?;
             if !by_crash {
                 return Err(rot(header.next_offset(), what));
@@ -650,27 +651,31 @@ fn plausible_header(bytes: &[u8], offset: i64) -> Option<Header> {
     (near && header.length as usize + LENGTH_OVERHEAD_BYTES >= HEADER_BYTES).then_some(header)
 }
 
-/// Whether a sector between the two positions was never written: all zeros. The first may have been written up to `start` before.
-async fn lost_sector<F: File>(file: &F, start: u64, end: u64) -> io::Result<bool> {
+/// Whether a sector between the two positions was never written: all zeros. Of the first sector the bytes before `start` may have been
+/// written earlier. The last one is cut short by the file's end, or it has something valid at `end`, so it was written.
+async fn lost_sector<F: File>(file: &F, start: u64, end: u64, file_end: u64) -> io::Result<bool> {
     let mut position = start;
+    let mut first = true;
     while position < end {
-        let sector_end = (position / SECTOR_BYTES + 1) * SECTOR_BYTES;
-        // One read for many sectors.
-        let window = file.read_at(position, (VERIFY_BYTES as u64).min(end - position) as usize).await?;
+        // One read for many sectors, ending where a sector does.
+        let window_end = ((position + VERIFY_BYTES as u64) / SECTOR_BYTES * SECTOR_BYTES).min(end);
+        let window = file.read_at(position, (window_end - position) as usize).await?;
         if window.is_empty() {
             return Ok(true);
         }
         let mut rest = &window[..];
-        let mut sector_bytes = (sector_end - position) as usize;
         while !rest.is_empty() {
-            let (sector, after) = rest.split_at(sector_bytes.min(rest.len()));
-            if sector.len() > LEADING_ZEROS_MAX && all_zero(sector) {
+            let left_in_sector = (SECTOR_BYTES - position % SECTOR_BYTES) as usize;
+            let (sector, after) = rest.split_at(left_in_sector.min(rest.len()));
+            let whole = sector.len() == left_in_sector || position + sector.len() as u64 == file_end;
+            // Any batch begins with some zeros.
+            if whole && (!first || sector.len() > LEADING_ZEROS_MAX) && all_zero(sector) {
                 return Ok(true);
             }
             rest = after;
-            sector_bytes = SECTOR_BYTES as usize;
+            position += sector.len() as u64;
+            first = false;
         }
-        position += window.len() as u64;
     }
     Ok(false)
 }
