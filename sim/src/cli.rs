@@ -103,7 +103,6 @@ impl std::str::FromStr for Seeds {
 }
 
 /// The commit that is run, for replays: from git if it is there, else from the environment variable `OTTLA_COMMIT`.
-#[allow(clippy::disallowed_methods, reason = "outside the simulation")]
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = std::process::Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
@@ -122,7 +121,6 @@ fn replay_command(scenario: &dyn Scenario, options: &RunOptions, seed: u64) -> S
 }
 
 /// Writes down everything about a failure in `directory`, and says where.
-#[allow(clippy::disallowed_methods, reason = "outside the simulation")]
 fn write_capsule(directory: &Path, scenario: &dyn Scenario, options: &RunOptions, report: &Report) -> std::io::Result<PathBuf> {
     std::fs::create_dir_all(directory)?;
     let plant = options.plant.as_ref().map_or_else(String::new, |plant| format!("-{plant}"));
