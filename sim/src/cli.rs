@@ -93,7 +93,7 @@ impl std::str::FromStr for Seeds {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("'{text}' in '{text}' is no seed; expected A..B or a number"));
+        let number = |part: &str| part.parse::<u64>().map_err(|_| format!("'{part}' in '{text}' is no seed; expected A..B or a number"));
         let (from, to) = match text.split_once("..") {
             Some((from, to)) => (number(from)?, number(to)?),
             None => (number(text)?, number(text)? + 1),
