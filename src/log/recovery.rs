@@ -202,6 +202,8 @@ impl<R: Runtime> Recovery<'_, R> {
             if self.known_offset > log_start_offset {
                 return Err(RecoveryError::Missing { path: self.path.to_owned(), end_offset: log_start_offset, known_offset: self.known_offset });
             }
+            // What a log that was started anew here left behind.
+            self.remove(LEADER_EPOCH_CHECKPOINT).await?;
             self.make_segment(log_start_offset).await?;
             files.bases.push(log_start_offset);
         }
