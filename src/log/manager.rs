@@ -1,0 +1,753 @@
+//! All partitions of a broker: their log directories, opened, kept and closed.
+//!
+//! A log directory belongs to one process (`.lock`) and one broker (`meta.properties`). Directories in it that are not named like a
+//! partition are left alone. One that fails goes offline with its partitions; when none is left the process halts.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::sync::{Semaphore, watch};
+use uuid::Uuid;
+
+use super::checkpoint::{read_offsets, read_small_file, replace_file};
+use super::config::LogConfig;
+use super::dir::{CheckpointKind, DirFailures, LogDir};
+use super::error::LogError;
+use super::flush::{FlushPolicy, spawn_flushers};
+use super::meta_properties::{MetaProperties, MetaPropertiesError};
+use super::names::{CLEAN_SHUTDOWN, LOCK, META_PROPERTIES, PARTITION_METADATA, delete_dir_name, is_delete_dir_name, text_bytes};
+use super::recovery::{Existing, RecoveryError, RecoveryReport, recover};
+use super::{Log, partition_metadata};
+use crate::runtime::{Disk, Runtime, Task};
+use crate::topic_partition::TopicPartition;
+
+/// Key of `meta.properties` that says that producer snapshots of the directory are ours (see [`recovery`](super::recovery)).
+const FORMAT_KEY: &str = "ottla.log.format";
+/// Its value.
+const FORMAT: &str = "1";
+/// Recovery that read more than this is followed by a checkpoint, so that a crash soon after does not read it all again.
+const CHECKPOINT_AFTER_RECOVERY_BYTES: u64 = 1 << 20;
+
+/// What a log manager needs to know.
+#[derive(Clone, Debug)]
+pub struct LogManagerConfig {
+    /// `log.dirs`.
+    pub dirs: Vec<PathBuf>,
+    /// `broker.id`; checked against `meta.properties`.
+    pub broker_id: i32,
+    /// The cluster's id if it is known already; checked against `meta.properties`.
+    pub cluster_id: Option<String>,
+    /// How syncs are scheduled.
+    pub flush: FlushPolicy,
+    /// Partitions opened at the same time, per directory (`num.recovery.threads.per.data.dir`).
+    pub recovery_parallelism: usize,
+    /// How often recovery points and high watermarks are written, in ms (`log.flush.offset.checkpoint.interval.ms`,
+    /// `replica.high.watermark.checkpoint.interval.ms`).
+    pub checkpoint_interval_ms: u64,
+    /// How often retention is applied, in ms (`log.retention.check.interval.ms`).
+    pub retention_check_interval_ms: u64,
+    /// How often idle producers are looked for, in ms.
+    pub producer_expiration_check_interval_ms: u64,
+    /// How often `flush.ms` is looked at, in ms (`log.flush.scheduler.interval.ms`).
+    pub flush_check_interval_ms: u64,
+}
+
+impl Default for LogManagerConfig {
+    fn default() -> Self {
+        Self {
+            dirs: vec![PathBuf::from("ottla-data")],
+            broker_id: 0,
+            cluster_id: None,
+            flush: FlushPolicy::default(),
+            recovery_parallelism: 4,
+            checkpoint_interval_ms: 5_000,
+            retention_check_interval_ms: 300_000,
+            producer_expiration_check_interval_ms: 600_000,
+            flush_check_interval_ms: 1_000,
+        }
+    }
+}
+
+/// Why the log directories cannot be used at all.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the data directory {} is in use by another process, which holds {LOCK} in it; stop that process, or choose another directory (log.dirs)", dir.display())]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// It belongs to another broker or cluster.
+    #[error("the data directory {} belongs to {key} {found}, not {expected}; choose another directory (log.dirs), or correct the configuration", dir.display())]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// `broker.id` or `cluster.id`.
+        key: &'static str,
+        /// What `meta.properties` says.
+        found: String,
+        /// What the configuration says.
+        expected: String,
+    },
+    /// `meta.properties` cannot be read.
+    #[error("{}: {source}", path.display())]
+    MetaProperties {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: MetaPropertiesError,
+    },
+    /// A partition is in two directories.
+    #[error("partition {partition} is in both {} and {}; move one of the two away", one.display(), other.display())]
+    Twice {
+        /// The partition.
+        partition: TopicPartition,
+        /// A directory.
+        one: PathBuf,
+        /// Another.
+        other: PathBuf,
+    },
+    /// No log directory works.
+    #[error("none of the data directories can be used; the last error: {}: {source}", path.display())]
+    NoDirectory {
+        /// What failed last.
+        path: PathBuf,
+        /// How.
+        source: io::Error,
+    },
+    /// None is configured.
+    #[error("no data directory is configured (log.dirs)")]
+    NoneConfigured,
+}
+
+/// Why a partition cannot be had.
+#[derive(Debug, Error)]
+pub enum PartitionError {
+    /// It exists and could not be opened.
+    #[error("partition {partition} is offline: {why}")]
+    Offline {
+        /// The partition.
+        partition: TopicPartition,
+        /// What recovery said.
+        why: Arc<str>,
+    },
+    /// Its directory belongs to a topic of the same name with another id.
+    #[error("partition {partition} on disk belongs to topic id {found}, not {expected}")]
+    InconsistentTopicId {
+        /// The partition.
+        partition: TopicPartition,
+        /// On disk.
+        found: Uuid,
+        /// Asked for.
+        expected: Uuid,
+    },
+    /// It cannot be made.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// It cannot be made.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// Every log directory is offline.
+    #[error("no log directory is online")]
+    NoDirectory,
+}
+
+/// All partitions of a broker. Cloning is cheap; all clones are the same manager.
+pub struct LogManager<R: Runtime> {
+    inner: Arc<Inner<R>>,
+}
+
+impl<R: Runtime> Clone for LogManager<R> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+struct Inner<R: Runtime> {
+    rt: R,
+    config: LogManagerConfig,
+    dirs: Vec<Arc<LogDir<R>>>,
+    failures: Arc<DirFailures>,
+    /// Partitions whose directories could not be opened, and why.
+    offline: Mutex<BTreeMap<TopicPartition, Arc<str>>>,
+    reports: BTreeMap<TopicPartition, RecoveryReport>,
+    high_watermarks: Mutex<BTreeMap<TopicPartition, i64>>,
+    meta: Vec<MetaProperties>,
+    /// Makes creations and deletions take turns.
+    changes: tokio::sync::Mutex<()>,
+    stop: watch::Sender<bool>,
+    tasks: Mutex<Vec<R::Task<()>>>,
+    flushers: Mutex<Vec<R::Task<()>>>,
+    locks: Mutex<Vec<<R::Disk as Disk>::Lock>>,
+}
+
+/// A log directory as found at the start.
+struct Opened<R: Runtime> {
+    dir: Arc<LogDir<R>>,
+    lock: <R::Disk as Disk>::Lock,
+    meta: MetaProperties,
+    trust_snapshots: bool,
+    /// Recovery points, high watermarks, log start offsets.
+    offsets: [BTreeMap<TopicPartition, i64>; 3],
+    partitions: Vec<TopicPartition>,
+}
+
+impl<R: Runtime> LogManager<R> {
+    /// Opens all log directories and all partitions in them, and starts what runs in the background. `topics` gives a topic's
+    /// configuration. Partitions that cannot be opened are in [`LogManager::offline`]; a directory that fails is left out if another works.
+    ///
+    /// # Errors
+    /// If a directory is another's, or none works.
+    pub async fn open(rt: R, config: LogManagerConfig, topics: impl Fn(&str) -> LogConfig) -> Result<Self, OpenError> {
+        if config.dirs.is_empty() {
+            return Err(OpenError::NoneConfigured);
+        }
+        let failures = DirFailures::new(config.dirs.len(), true);
+        let mut opened: Vec<Opened<R>> = Vec::new();
+        let mut last_error = None;
+        for path in &config.dirs {
+            let dir = LogDir::new(rt.clone(), path.clone(), failures.clone());
+            match open_dir(&dir, &config).await? {
+                Ok(dir) => opened.push(dir),
+                Err(source) => {
+                    tracing::error!(path = %path.display(), "log directory is offline: {source}");
+                    last_error = Some((path.clone(), source));
+                }
+            }
+        }
+        if let (true, Some((path, source))) = (opened.is_empty(), last_error.take()) {
+            return Err(OpenError::NoDirectory { path, source });
+        }
+        failures.set_live(opened.len());
+        let mut homes: BTreeMap<TopicPartition, PathBuf> = BTreeMap::new();
+        for Opened { dir, partitions, .. } in &opened {
+            for partition in partitions {
+                if let Some(one) = homes.insert(partition.clone(), dir.path.clone()) {
+                    return Err(OpenError::Twice { partition: partition.clone(), one, other: dir.path.clone() });
+                }
+            }
+        }
+        let mut offline = BTreeMap::new();
+        let mut reports = BTreeMap::new();
+        let mut high_watermarks = BTreeMap::new();
+        for opened in &opened {
+            open_partitions(opened, &config, &topics, &mut offline, &mut reports).await;
+            high_watermarks.extend(opened.offsets[CheckpointKind::HighWatermark as usize].clone());
+        }
+        for opened in &opened {
+            if !opened.trust_snapshots {
+                // From here on every snapshot in it is ours, or was used within its meaning.
+                let mut meta = opened.meta.clone();
+                meta.other.insert(FORMAT_KEY.to_owned(), FORMAT.to_owned());
+                let path = opened.dir.path.join(META_PROPERTIES);
+                let result = replace_file(&rt, &opened.dir.path, META_PROPERTIES, text_bytes(meta.encode())).await;
+                let _ = opened.dir.check("write", &path, result).await;
+            }
+        }
+        let mut inner = Inner {
+            rt: rt.clone(),
+            config,
+            dirs: Vec::new(),
+            failures,
+            offline: Mutex::new(offline),
+            reports,
+            high_watermarks: Mutex::new(high_watermarks),
+            meta: Vec::new(),
+            changes: tokio::sync::Mutex::new(()),
+            stop: watch::Sender::new(false),
+            tasks: Mutex::default(),
+            flushers: Mutex::default(),
+            locks: Mutex::default(),
+        };
+        for Opened { dir, lock, meta, .. } in opened {
+            inner.flushers.get_mut().expect("no panic holds it").extend(spawn_flushers(&dir, inner.config.flush));
+            inner.locks.get_mut().expect("no panic holds it").push(lock);
+            inner.meta.push(meta);
+            inner.dirs.push(dir);
+        }
+        let manager = Self { inner: Arc::new(inner) };
+        manager.start_background();
+        Ok(manager)
+    }
+
+    /// One partition; `None` if it does not exist or is offline.
+    pub fn get(&self, partition: &TopicPartition) -> Option<Log<R>> {
+        self.inner.dirs.iter().find_map(|dir| dir.get(partition))
+    }
+
+    /// All partitions.
+    pub fn all(&self) -> Vec<Log<R>> {
+        self.inner.dirs.iter().flat_map(|dir| dir.logs()).collect()
+    }
+
+    /// Partitions that exist and could not be opened, and why.
+    pub fn offline(&self) -> BTreeMap<TopicPartition, Arc<str>> {
+        self.inner.offline.lock().expect("no panic holds it").clone()
+    }
+
+    /// What opening each partition took.
+    pub fn recovery_reports(&self) -> &BTreeMap<TopicPartition, RecoveryReport> {
+        &self.inner.reports
+    }
+
+    /// Follows the list of log directories that have failed. When the last one fails the process halts.
+    pub fn failed_dirs(&self) -> watch::Receiver<Vec<PathBuf>> {
+        self.inner.failures.subscribe()
+    }
+
+    /// The cluster id that the log directories had, if any.
+    pub fn cluster_id(&self) -> Option<&str> {
+        self.inner.meta.iter().find_map(|meta| meta.cluster_id.as_deref())
+    }
+
+    /// The ids of the log directories, in the order of the configuration.
+    pub fn directory_ids(&self) -> Vec<Uuid> {
+        self.inner.meta.iter().filter_map(|meta| meta.directory_id).collect()
+    }
+
+    /// Writes the cluster's id to directories that have none yet.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn set_cluster_id(&self, cluster_id: &str) -> Result<(), LogError> {
+        for (dir, meta) in self.inner.dirs.iter().zip(&self.inner.meta) {
+            if meta.cluster_id.is_none() {
+                let mut meta = MetaProperties { cluster_id: Some(cluster_id.to_owned()), ..meta.clone() };
+                meta.other.insert(FORMAT_KEY.to_owned(), FORMAT.to_owned());
+                let result = replace_file(&self.inner.rt, &dir.path, META_PROPERTIES, text_bytes(meta.encode())).await;
+                dir.check("write", &dir.path.join(META_PROPERTIES), result).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The high watermark that the last life checkpointed for a partition.
+    pub fn checkpointed_high_watermark(&self, partition: &TopicPartition) -> Option<i64> {
+        self.inner.high_watermarks.lock().expect("no panic holds it").get(partition).copied()
+    }
+
+    /// A partition's log; made, durably, in the emptiest log directory if it does not exist.
+    ///
+    /// # Errors
+    /// If it exists under another topic id, is offline, or cannot be made.
+    pub async fn get_or_create(&self, partition: &TopicPartition, topic_id: Uuid, config: LogConfig) -> Result<Log<R>, PartitionError> {
+        let inner = &*self.inner;
+        let _one_at_a_time = inner.changes.lock().await;
+        if let Some(log) = self.get(partition) {
+            if log.topic_id().is_nil() {
+                // A crash came between the directory and its metadata, or Kafka before 2.8 made it.
+                let metadata = text_bytes(partition_metadata::encode(topic_id));
+                let result = replace_file(&inner.rt, log.path(), PARTITION_METADATA, metadata).await;
+                log.inner.dir.check("write", log.path(), result).await?;
+                log.set_topic_id(topic_id);
+            }
+            if log.topic_id() != topic_id {
+                return Err(PartitionError::InconsistentTopicId { partition: partition.clone(), found: log.topic_id(), expected: topic_id });
+            }
+            log.reconfigure(config);
+            return Ok(log);
+        }
+        if let Some(why) = inner.offline.lock().expect("no panic holds it").get(partition) {
+            return Err(PartitionError::Offline { partition: partition.clone(), why: why.clone() });
+        }
+        let online = inner.dirs.iter().filter(|dir| dir.failure().is_none());
+        let dir = online.min_by_key(|dir| dir.len()).ok_or(PartitionError::NoDirectory)?;
+        let path = dir.path.join(partition.to_string());
+        let disk = inner.rt.disk();
+        let io = |error| LogError::io(&path, error);
+        disk.create_dir(&path).await.map_err(io)?;
+        let metadata = text_bytes(partition_metadata::encode(topic_id));
+        let result = replace_file(&inner.rt, &path, PARTITION_METADATA, metadata).await;
+        dir.check("write", &path, result).await?;
+        let recovered = recover(&inner.rt, partition, &path, &config, Existing { trust_snapshots: true, ..Existing::default() }).await?;
+        dir.check("sync of the directory", &dir.path, disk.sync_dir(&dir.path).await).await?;
+        let log = Log::from_recovered(dir.clone(), partition.clone(), topic_id, path, config, recovered);
+        dir.insert(log.clone());
+        Ok(log)
+    }
+
+    /// Deletes a partition: its directory is renamed, durably, and emptied after `file.delete.delay.ms`. Returns whether it existed.
+    ///
+    /// # Errors
+    /// The disk's; the partition still exists then, offline.
+    pub async fn delete(&self, partition: &TopicPartition) -> Result<bool, LogError> {
+        let inner = &*self.inner;
+        let _one_at_a_time = inner.changes.lock().await;
+        let log = self.get(partition);
+        let home = match &log {
+            Some(log) => Some((log.inner.dir.clone(), log.path().to_owned())),
+            // One that could not be opened can be deleted.
+            None if inner.offline.lock().expect("no panic holds it").contains_key(partition) => self.find_directory(partition).await,
+            None => None,
+        };
+        let Some((dir, path)) = home else { return Ok(false) };
+        let delay_ms = log.as_ref().map_or(0, |log| log.config().file_delete_delay_ms);
+        if let Some(log) = &log {
+            log.mark_deleted();
+            // Whoever is in an operation ends it first.
+            drop(log.inner.writer.lock().await);
+            drop(log.flush_lock().lock().await);
+            drop(log.inner.checkpoint_lock.lock().await);
+        }
+        let id = u128::from(inner.rt.random_u64()) << 64 | u128::from(inner.rt.random_u64());
+        let doomed = dir.path.join(delete_dir_name(partition, id));
+        inner.rt.disk().rename(&path, &doomed).await.map_err(|error| LogError::io(&path, error))?;
+        dir.check("sync of the directory", &dir.path, inner.rt.disk().sync_dir(&dir.path).await).await?;
+        dir.remove(partition);
+        inner.offline.lock().expect("no panic holds it").remove(partition);
+        inner.high_watermarks.lock().expect("no panic holds it").remove(partition);
+        // Its offsets must not be taken for those of a later partition of the same name.
+        for kind in CheckpointKind::ALL {
+            dir.write_checkpoint(kind).await?;
+        }
+        let rt = inner.rt.clone();
+        drop(inner.rt.spawn("log-delete-partition", async move {
+            rt.sleep(Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0))).await;
+            if let Err(error) = remove_tree(&rt, &doomed).await {
+                tracing::warn!(path = %doomed.display(), "a deleted partition's directory could not be removed; the next start tries again: {error}");
+            }
+        }));
+        Ok(true)
+    }
+
+    /// Puts another configuration in force for all partitions of a topic.
+    pub fn reconfigure(&self, topic: &str, config: &LogConfig) {
+        for log in self.all().iter().filter(|log| &*log.partition().topic == topic) {
+            log.reconfigure(config.clone());
+        }
+    }
+
+    /// Applies retention to all partitions now.
+    pub async fn apply_retention(&self) {
+        for dir in &self.inner.dirs {
+            apply_retention(&self.inner.rt, dir).await;
+        }
+    }
+
+    /// Writes all checkpoints of all directories now.
+    ///
+    /// # Errors
+    /// The first of the disks'.
+    pub async fn write_checkpoints(&self) -> Result<(), LogError> {
+        for dir in &self.inner.dirs {
+            for kind in CheckpointKind::ALL {
+                dir.write_checkpoint(kind).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Flushes and closes everything and leaves the mark of a clean shutdown in each directory of which that is true. Appends must have
+    /// ended. The locks are released when the last clone is dropped.
+    pub async fn shutdown(&self) {
+        let inner = &*self.inner;
+        inner.stop.send_replace(true);
+        let tasks = std::mem::take(&mut *inner.tasks.lock().expect("no panic holds it"));
+        for task in tasks {
+            task.join().await;
+        }
+        for dir in &inner.dirs {
+            match shut_down_dir(&inner.rt, dir).await {
+                Ok(()) => tracing::info!(path = %dir.path.display(), "log directory closed cleanly"),
+                Err(error) => tracing::error!(path = %dir.path.display(), "log directory could not be closed cleanly; the next start recovers it: {error}"),
+            }
+            dir.queue.close(inner.config.flush.flushers);
+        }
+        let flushers = std::mem::take(&mut *inner.flushers.lock().expect("no panic holds it"));
+        for flusher in flushers {
+            flusher.join().await;
+        }
+        inner.locks.lock().expect("no panic holds it").clear();
+    }
+
+    async fn find_directory(&self, partition: &TopicPartition) -> Option<(Arc<LogDir<R>>, PathBuf)> {
+        for dir in &self.inner.dirs {
+            let path = dir.path.join(partition.to_string());
+            if self.inner.rt.disk().list(&path).await.is_ok() {
+                return Some((dir.clone(), path));
+            }
+        }
+        None
+    }
+
+    fn start_background(&self) {
+        let config = &self.inner.config;
+        let mut tasks = self.inner.tasks.lock().expect("no panic holds it");
+        for dir in &self.inner.dirs {
+            let checkpoints = |dir: Arc<LogDir<R>>| async move {
+                for kind in CheckpointKind::ALL {
+                    if let Err(error) = dir.write_checkpoint(kind).await {
+                        tracing::warn!("a checkpoint was put off: {error}");
+                    }
+                }
+            };
+            tasks.push(self.every("log-checkpoints", config.checkpoint_interval_ms, dir, checkpoints));
+            let rt = self.inner.rt.clone();
+            tasks.push(self.every("log-retention", config.retention_check_interval_ms, dir, move |dir| {
+                let rt = rt.clone();
+                async move { apply_retention(&rt, &dir).await }
+            }));
+            tasks.push(self.every("log-flush-check", config.flush_check_interval_ms, dir, |dir| async move {
+                dir.logs().iter().for_each(Log::flush_if_due);
+            }));
+            let rt = self.inner.rt.clone();
+            tasks.push(self.every("log-producer-expiry", config.producer_expiration_check_interval_ms, dir, move |dir| {
+                let rt = rt.clone();
+                async move {
+                    for log in dir.logs() {
+                        let expiration_ms = log.config().producer_id_expiration_ms;
+                        log.inner.writer.lock().await.producers.expire(rt.unix_ms(), expiration_ms);
+                    }
+                }
+            }));
+        }
+        for dir in &self.inner.dirs {
+            for log in dir.logs() {
+                let read = self.inner.reports.get(log.partition()).map_or(0, |report| report.bytes_read);
+                if read > CHECKPOINT_AFTER_RECOVERY_BYTES {
+                    tasks.push(self.inner.rt.spawn("log-checkpoint-after-recovery", async move {
+                        if let Err(error) = log.checkpoint_now().await {
+                            tracing::warn!(partition = %log.partition(), "a checkpoint was put off: {error}");
+                        }
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Does something for a directory at intervals until the shutdown.
+    fn every<F, Fut>(&self, name: &'static str, interval_ms: u64, dir: &Arc<LogDir<R>>, work: F) -> R::Task<()>
+    where
+        F: Fn(Arc<LogDir<R>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let (rt, dir) = (self.inner.rt.clone(), dir.clone());
+        let mut stop = self.inner.stop.subscribe();
+        self.inner.rt.spawn(name, async move {
+            loop {
+                let timer = rt.sleep(Duration::from_millis(interval_ms));
+                tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|stop| *stop) => return,
+                    () = timer => {}
+                }
+                if dir.failure().is_some() {
+                    return;
+                }
+                work(dir.clone()).await;
+            }
+        })
+    }
+}
+
+/// Locks and reads a directory. The outer error ends the start, the inner one this directory's part in it.
+async fn open_dir<R: Runtime>(dir: &Arc<LogDir<R>>, config: &LogManagerConfig) -> Result<io::Result<Opened<R>>, OpenError> {
+    let (rt, path) = (&dir.rt, &dir.path);
+    let locked = async {
+        rt.disk().create_dir(path).await?;
+        rt.disk().try_lock(&path.join(LOCK)).await
+    };
+    let lock = match locked.await {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Err(OpenError::Locked { dir: path.clone() }),
+        Err(error) => return Ok(Err(error)),
+    };
+    let meta_path = path.join(META_PROPERTIES);
+    let meta = match read_small_file(rt, &meta_path).await {
+        Ok(None) => None,
+        Ok(Some(content)) => Some(MetaProperties::parse(&content).map_err(|source| OpenError::MetaProperties { path: meta_path.clone(), source })?),
+        Err(error) => return Ok(Err(error)),
+    };
+    if let Some(meta) = &meta {
+        let foreign = |key, found: String, expected: String| OpenError::Foreign { dir: path.clone(), key, found, expected };
+        if let Some(found) = meta.broker_id.filter(|found| *found != config.broker_id) {
+            return Err(foreign("broker.id", found.to_string(), config.broker_id.to_string()));
+        }
+        if let (Some(found), Some(expected)) = (&meta.cluster_id, &config.cluster_id) {
+            if found != expected {
+                return Err(foreign("cluster.id", found.clone(), expected.clone()));
+            }
+        }
+    }
+    Ok(read_dir(dir, config, lock, meta).await)
+}
+
+async fn read_dir<R: Runtime>(
+    dir: &Arc<LogDir<R>>,
+    config: &LogManagerConfig,
+    lock: <R::Disk as Disk>::Lock,
+    found: Option<MetaProperties>,
+) -> io::Result<Opened<R>> {
+    let (rt, path) = (&dir.rt, &dir.path);
+    let is_new = found.is_none();
+    let mut meta = found.clone().unwrap_or_default();
+    let trust_snapshots = is_new || meta.other.get(FORMAT_KEY).is_some_and(|format| format == FORMAT);
+    meta.broker_id = Some(config.broker_id);
+    meta.cluster_id = meta.cluster_id.or_else(|| config.cluster_id.clone());
+    meta.directory_id.get_or_insert_with(|| uuid::Builder::from_random_bytes(random_bytes(rt)).into_uuid());
+    if is_new {
+        meta.other.insert(FORMAT_KEY.to_owned(), FORMAT.to_owned());
+    }
+    if found.as_ref() != Some(&meta) {
+        replace_file(rt, path, META_PROPERTIES, text_bytes(meta.encode())).await?;
+    }
+    let mut partitions = Vec::new();
+    let entries = rt.disk().list(path).await?;
+    // The mark holds for one start. Recovery does not need it: a clean shutdown leaves a snapshot at each log's end. It tells that there
+    // is nothing to look for.
+    if entries.iter().any(|entry| entry.name == CLEAN_SHUTDOWN) {
+        rt.disk().remove_file(&path.join(CLEAN_SHUTDOWN)).await?;
+        rt.disk().sync_dir(path).await?;
+    } else if !is_new {
+        tracing::info!(path = %path.display(), "the last stop was not a clean shutdown: recovering");
+    }
+    for entry in entries.into_iter().filter(|entry| entry.is_dir) {
+        if let Some(partition) = TopicPartition::from_dir_name(&entry.name) {
+            partitions.push(partition);
+        } else if is_delete_dir_name(&entry.name) {
+            remove_tree(rt, &path.join(&entry.name)).await?;
+        } else {
+            tracing::warn!(path = %path.join(&entry.name).display(), "left alone a directory that is no partition's");
+        }
+    }
+    let mut offsets: [BTreeMap<TopicPartition, i64>; 3] = Default::default();
+    for kind in CheckpointKind::ALL {
+        offsets[kind as usize] = match read_offsets(rt, &path.join(kind.file_name())).await {
+            // What it said is unknown: less is known of the logs then, no more is believed.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!("a damaged checkpoint is not used: {error}");
+                BTreeMap::new()
+            }
+            read => read?,
+        };
+    }
+    Ok(Opened { dir: dir.clone(), lock, meta, trust_snapshots, offsets, partitions })
+}
+
+/// Opens a directory's partitions, some at a time.
+async fn open_partitions<R: Runtime>(
+    opened: &Opened<R>,
+    config: &LogManagerConfig,
+    topics: &impl Fn(&str) -> LogConfig,
+    offline: &mut BTreeMap<TopicPartition, Arc<str>>,
+    reports: &mut BTreeMap<TopicPartition, RecoveryReport>,
+) {
+    let dir = &opened.dir;
+    let slots = Arc::new(Semaphore::new(config.recovery_parallelism.max(1)));
+    let mut tasks = Vec::new();
+    for partition in &opened.partitions {
+        let offset = |kind: CheckpointKind| opened.offsets[kind as usize].get(partition).copied();
+        let config = topics(&partition.topic);
+        let existing = Existing {
+            recovery_point: offset(CheckpointKind::RecoveryPoint).unwrap_or(0),
+            high_watermark: offset(CheckpointKind::HighWatermark).filter(|_| config.flushes_every_message() && opened.trust_snapshots).unwrap_or(0),
+            log_start_offset: offset(CheckpointKind::LogStart).unwrap_or(0),
+            trust_snapshots: opened.trust_snapshots,
+        };
+        let (slots, rt, partition, path) = (slots.clone(), dir.rt.clone(), partition.clone(), dir.path.join(partition.to_string()));
+        let kept = CheckpointKind::ALL.map(offset);
+        let task = dir.rt.spawn("log-open", async move {
+            let _slot = slots.acquire().await;
+            let topic_id = read_topic_id(&rt, &path).await;
+            let recovered = recover(&rt, &partition, &path, &config, existing).await;
+            (partition, path, config, kept, topic_id, recovered)
+        });
+        tasks.push(task);
+    }
+    for task in tasks {
+        let Some((partition, path, config, kept, topic_id, recovered)) = task.join().await else { continue };
+        let why: String = match (topic_id, recovered) {
+            (Ok(topic_id), Ok(recovered)) => {
+                reports.insert(partition.clone(), recovered.report);
+                dir.insert(Log::from_recovered(dir.clone(), partition, topic_id, path, config, recovered));
+                continue;
+            }
+            (Err(why), _) => why,
+            (_, Err(error)) => error.to_string(),
+        };
+        tracing::error!(%partition, "offline: {why}");
+        dir.keep_offsets(partition.clone(), kept);
+        offline.insert(partition, why.into());
+    }
+}
+
+/// The topic id in a partition's directory; nil if there is none, as Kafka before 2.8 left it.
+async fn read_topic_id<R: Runtime>(rt: &R, path: &Path) -> Result<Uuid, String> {
+    let path = path.join(PARTITION_METADATA);
+    match read_small_file(rt, &path).await {
+        Ok(None) => Ok(Uuid::nil()),
+        Ok(Some(content)) => partition_metadata::parse(&content).map_err(|error| format!("{}: {error}", path.display())),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// Applies retention to a directory's partitions; one log start checkpoint serves them all.
+async fn apply_retention<R: Runtime>(rt: &R, dir: &Arc<LogDir<R>>) {
+    let mut planned = Vec::new();
+    for log in dir.logs() {
+        match log.plan_retention(rt.unix_ms()).await {
+            Ok(doomed) if doomed.is_empty() => {}
+            Ok(doomed) => planned.push((log, doomed)),
+            Err(error) => tracing::warn!(partition = %log.partition(), "retention was put off: {error}"),
+        }
+    }
+    if planned.is_empty() {
+        return;
+    }
+    if let Err(error) = dir.write_log_starts().await {
+        tracing::warn!(path = %dir.path.display(), "retention was put off: {error}");
+        return;
+    }
+    for (log, doomed) in planned {
+        match log.finish_retention(doomed).await {
+            Ok(report) => tracing::info!(partition = %log.partition(), segments = report.segments, bytes = report.bytes, "deleted old segments"),
+            Err(error) => tracing::warn!(partition = %log.partition(), "retention was put off: {error}"),
+        }
+    }
+}
+
+/// Makes everything durable and leaves the mark.
+async fn shut_down_dir<R: Runtime>(rt: &R, dir: &Arc<LogDir<R>>) -> Result<(), LogError> {
+    for log in dir.logs() {
+        log.check_online()?;
+        log.checkpoint_now().await?;
+    }
+    for kind in CheckpointKind::ALL {
+        dir.write_checkpoint(kind).await?;
+    }
+    let path = dir.path.join(CLEAN_SHUTDOWN);
+    let content = Bytes::from_static(br#"{"version":0,"brokerEpoch":-1}"#);
+    let result = replace_file(rt, &dir.path, CLEAN_SHUTDOWN, content).await;
+    dir.check("write", &path, result).await
+}
+
+/// Removes a directory and all in it.
+async fn remove_tree<R: Runtime>(rt: &R, path: &Path) -> io::Result<()> {
+    let mut dirs = vec![path.to_owned()];
+    let mut at = 0;
+    while at < dirs.len() {
+        let dir = dirs[at].clone();
+        for entry in rt.disk().list(&dir).await? {
+            let path = dir.join(&entry.name);
+            if entry.is_dir {
+                dirs.push(path);
+            } else {
+                rt.disk().remove_file(&path).await?;
+            }
+        }
+        at += 1;
+    }
+    for dir in dirs.iter().rev() {
+        rt.disk().remove_dir(dir).await?;
+    }
+    Ok(())
+}
+
+fn random_bytes<R: Runtime>(rt: &R) -> [u8; 16] {
+    (u128::from(rt.random_u64()) << 64 | u128::from(rt.random_u64())).to_be_bytes()
+}
