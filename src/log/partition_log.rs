@@ -73,6 +73,8 @@ pub(super) struct Inner<R: Runtime> {
     high_watermark: AtomicI64,
     durable_end: watch::Sender<i64>,
     acknowledged_end: watch::Sender<i64>,
+    /// Told of each rise of the acknowledged end: see [`Log::observe_acknowledged_end`].
+    acknowledged_observer: OnceLock<Box<dyn Fn(i64) + Send + Sync>>,
     deleted: AtomicBool,
     /// Why this partition alone is out of service.
     failure: OnceLock<Arc<str>>,
@@ -166,6 +168,7 @@ impl<R: Runtime> Log<R> {
             high_watermark: AtomicI64::new(UNKNOWN_OFFSET),
             durable_end: watch::Sender::new(end_offset),
             acknowledged_end: watch::Sender::new(end_offset),
+            acknowledged_observer: OnceLock::new(),
             deleted: AtomicBool::new(false),
             failure: OnceLock::new(),
             flush_state: FlushState::default(),
@@ -263,6 +266,18 @@ impl<R: Runtime> Log<R> {
     /// Offset below which records count as stored by this replica under its `flush.messages`: the durable end for 1, else the log end.
     pub fn acknowledged_end_offset(&self) -> i64 {
         *self.inner.acknowledged_end.borrow()
+    }
+
+    /// Calls `observer` with the acknowledged end each time it has risen, on the task that raised it: a wake-up less than
+    /// [`Log::acknowledged_watch`]. It must be quick. There is one observer; a second one is ignored.
+    pub fn observe_acknowledged_end(&self, observer: Box<dyn Fn(i64) + Send + Sync>) {
+        let _ = self.inner.acknowledged_observer.set(observer);
+    }
+
+    fn tell_observer(&self, end_offset: i64) {
+        if let Some(observer) = self.inner.acknowledged_observer.get() {
+            observer(end_offset);
+        }
     }
 
     /// Follows [`Log::acknowledged_end_offset`]: what this replica counts for in the high watermark. Notified as [`Log::durable_watch`].
@@ -452,7 +467,9 @@ impl<R: Runtime> Log<R> {
             raised
         };
         inner.durable_end.send_if_modified(raise);
-        inner.acknowledged_end.send_if_modified(raise);
+        if inner.acknowledged_end.send_if_modified(raise) {
+            self.tell_observer(end_offset);
+        }
         if end_offset >= self.log_end_offset() {
             *inner.unflushed_since.lock().expect("no panic holds it") = None;
         }
@@ -469,6 +486,7 @@ impl<R: Runtime> Log<R> {
             return;
         }
         inner.acknowledged_end.send_replace(writer.end_offset);
+        self.tell_observer(writer.end_offset);
         writer.unflushed_records = writer.unflushed_records.saturating_add(recorded);
         if writer.unflushed_records >= config.flush_messages {
             writer.unflushed_records = 0;

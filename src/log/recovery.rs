@@ -34,7 +34,7 @@ use super::time_index::TimeEntry;
 use super::{checkpoint, producer_snapshot};
 use crate::plant;
 use crate::record::batch::{HEADER_BYTES, Header, LENGTH_OVERHEAD_BYTES, PREFIX_BYTES};
-use crate::runtime::{Disk, File, Open, Runtime};
+use crate::runtime::{Disk, File, Open, Runtime, rewrite};
 use crate::topic_partition::TopicPartition;
 
 /// Bytes of one read while batches are verified.
@@ -146,6 +146,8 @@ struct Files {
 struct Verified<R: Runtime> {
     base_offset: i64,
     file: FileOf<R>,
+    /// Where verifying began; what is before was durable.
+    from_position: u64,
     /// End of what is valid.
     position: u64,
     indexes: Indexes,
@@ -231,10 +233,13 @@ impl<R: Runtime> Recovery<'_, R> {
             self.remove(LEADER_EPOCH_CHECKPOINT).await?;
             return Box::pin(self.run()).await;
         }
-        // What a crash of the process alone left in the page cache counts from now on.
+        // What a crash of the process alone left in the page cache counts from now on, also where a sync had failed before.
         for segment in &verified {
             let path = self.segment_path(segment.base_offset);
             if end_offset > from_offset || self.report.truncated_bytes > 0 {
+                if !crate::plant!(self.rt, "recovery-trusts-the-page-cache") {
+                    rewrite(&segment.file, segment.from_position, segment.position).await.map_err(|error| RecoveryError::io(&path, error))?;
+                }
                 segment.file.sync_data().await.map_err(|error| RecoveryError::io(&path, error))?;
             }
         }
@@ -342,11 +347,19 @@ impl<R: Runtime> Recovery<'_, R> {
         for at in first..bases.len() {
             let base_offset = bases[at];
             let (path, file, size_bytes) = self.open(base_offset).await?;
-            let mut segment =
-                Verified { base_offset, file, position: 0, indexes: Indexes::new(base_offset), max_time: no_time(base_offset), first_timestamp: None };
+            let mut segment = Verified {
+                base_offset,
+                file,
+                from_position: 0,
+                position: 0,
+                indexes: Indexes::new(base_offset),
+                max_time: no_time(base_offset),
+                first_timestamp: None,
+            };
             if at == first {
                 self.seek(&mut segment, &path, size_bytes, from_offset).await?;
             }
+            segment.from_position = segment.position;
             let mut bad: Option<String> = None;
             let mut scan = Scan::new(&segment.file, segment.position, size_bytes, VERIFY_BYTES);
             loop {
@@ -529,7 +542,7 @@ impl<R: Runtime> Recovery<'_, R> {
         let mut active = None;
         let count = verified.len();
         for (at, segment) in verified.into_iter().enumerate() {
-            let Verified { base_offset, file, position, mut indexes, max_time, first_timestamp } = segment;
+            let Verified { base_offset, file, position, mut indexes, max_time, first_timestamp, .. } = segment;
             let complete = at + 1 < count;
             if complete {
                 indexes.finish(max_time);

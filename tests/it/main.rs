@@ -1,3 +1,7 @@
-//! The integration tests: real sockets, real processes, real clients. One binary; a module per subject.
+//! The integration binary: whatever needs the real file system, real sockets or the real `ottla` process.
+//!
+//! Tests of modules live beside the modules, simulated ones in `sim/`, real clients in `ci/clients`.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this side drives the broker from outside, through the real operating system")]
 
 mod contract_tokio;
+mod tidy;

@@ -1,0 +1,471 @@
+//! What the clients of a simulated broker did and saw, and what they were promised: the checks over a whole run.
+//!
+//! An operation whose answer never came has an *unknown* outcome: it may have happened, and may still happen later. Nothing here draws randomness or looks at
+//! the broker: only at what clients were told, and at one last read of every partition after everything has healed.
+//!
+//! | check | promise |
+//! |---|---|
+//! | `lost-write` | an acknowledged record is in the log, at the offset that the acknowledgement named |
+//! | `inconsistent-offset` | an offset, once read, always holds the same record |
+//! | `duplicate` | a record of an idempotent producer is in the log at most once; any other at most as often as it was sent |
+//! | `refused-write` | a record whose send was refused is not in the log |
+//! | `phantom` | a record in the log was sent, to that partition, and is whole |
+//! | `order` | records of one producer and partition are in the log in the order of their sends |
+//! | `hole` | offsets from the log's start to its end follow each other |
+//! | `high-watermark` | what a client saw as the high watermark is never more than what it sees later |
+//! | `group-offset` | a fetched group offset is the last acknowledged commit, or one that was under way since |
+//! | `sequence` | a producer that sends its batches in order, and again until they are answered, is never told that they are out of order |
+//! | `two-owners` | in one generation of a group no partition has two owners |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::value::ValueId;
+
+/// A partition, by topic and number.
+pub type Place = (String, i32);
+
+/// What a send came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Acknowledged; the first record has this offset (−1 with `acks=0`, which promises nothing).
+    Acked {
+        /// Of the first record.
+        base_offset: i64,
+    },
+    /// Refused for certain: it is not in the log and never will be.
+    Refused,
+    /// No answer, or one that leaves it open.
+    Unknown,
+}
+
+/// One batch, sent once or (by a retrying producer) several times.
+#[derive(Clone, Debug)]
+pub struct Send {
+    /// Where to.
+    pub place: Place,
+    /// The batch.
+    pub values: Vec<ValueId>,
+    /// Whether the producer numbers its batches.
+    pub idempotent: bool,
+    /// How many times it went out.
+    pub attempts: u32,
+    /// What came of it; `None` while under way.
+    pub outcome: Option<Outcome>,
+}
+
+/// One commit of a group offset.
+#[derive(Clone, Copy, Debug)]
+struct Commit {
+    offset: i64,
+    invoked: u64,
+    /// When it was acknowledged; `None` if it never was.
+    acked: Option<u64>,
+    refused: bool,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The check.
+    pub check: &'static str,
+    /// What was found.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.check, self.what)
+    }
+}
+
+/// The last read of a partition.
+#[derive(Clone, Debug, Default)]
+pub struct FinalLog {
+    /// Where it starts.
+    pub start_offset: i64,
+    /// Where it ends.
+    pub end_offset: i64,
+    /// Every record's offset and value, in the order read; `None` if the bytes are no whole record.
+    pub records: Vec<(i64, Option<ValueId>)>,
+}
+
+/// Everything that clients did and saw. Times are a count of events: only their order matters.
+#[derive(Debug, Default)]
+pub struct History {
+    clock: u64,
+    sends: Vec<Send>,
+    reads: BTreeMap<Place, BTreeMap<i64, Option<ValueId>>>,
+    watermarks: BTreeMap<Place, i64>,
+    commits: BTreeMap<(String, Place), Vec<Commit>>,
+    owners: BTreeMap<(String, i32, Place), BTreeSet<String>>,
+    violations: Vec<Violation>,
+    /// Operations that finished, whatever their outcome.
+    pub completed_count: u64,
+    /// Records acknowledged.
+    pub acked_count: u64,
+}
+
+/// A send that was begun.
+#[derive(Clone, Copy, Debug)]
+pub struct SendTicket(usize);
+
+/// A commit that was begun.
+#[derive(Clone, Debug)]
+pub struct CommitTicket(String, Place, usize);
+
+impl History {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    fn violated(&mut self, check: &'static str, what: String) {
+        // The first few say it all; a run that goes on breaking one promise must not fill the memory.
+        if self.violations.len() < 20 {
+            self.violations.push(Violation { check, what });
+        }
+    }
+
+    /// A client was answered in a way that no promise allows.
+    pub fn broken(&mut self, check: &'static str, what: String) {
+        self.tick();
+        self.violated(check, what);
+    }
+
+    /// What is broken so far.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// A batch goes out for the first time.
+    pub fn send(&mut self, place: Place, values: Vec<ValueId>, idempotent: bool) -> SendTicket {
+        self.tick();
+        self.sends.push(Send { place, values, idempotent, attempts: 1, outcome: None });
+        SendTicket(self.sends.len() - 1)
+    }
+
+    /// A batch goes out again.
+    pub fn resend(&mut self, ticket: SendTicket) {
+        self.tick();
+        self.sends[ticket.0].attempts += 1;
+    }
+
+    /// What a batch came to.
+    pub fn sent(&mut self, ticket: SendTicket, outcome: Outcome) {
+        self.tick();
+        self.completed_count += 1;
+        let send = &mut self.sends[ticket.0];
+        send.outcome = Some(outcome);
+        if let Outcome::Acked { .. } = outcome {
+            self.acked_count += send.values.len() as u64;
+        }
+    }
+
+    /// A consumer read a record.
+    pub fn read(&mut self, place: &Place, offset: i64, value: Option<ValueId>) {
+        self.tick();
+        self.completed_count += 1;
+        let before = self.reads.entry(place.clone()).or_default().insert(offset, value);
+        if value.is_none() {
+            self.violated("phantom", format!("{place:?} offset {offset} was read with bytes that nobody sent"));
+        }
+        if let Some(before) = before
+            && before != value
+        {
+            self.violated("inconsistent-offset", format!("{place:?} offset {offset} was {before:?} and is {value:?}"));
+        }
+    }
+
+    /// A client saw the high watermark in an answer to a request that it sent after having seen all it noted before.
+    pub fn watermark(&mut self, place: &Place, high_watermark: i64) {
+        self.tick();
+        let seen = self.watermarks.entry(place.clone()).or_insert(high_watermark);
+        let before = *seen;
+        *seen = before.max(high_watermark);
+        if high_watermark < before {
+            self.violated("high-watermark", format!("{place:?} went back from {before} to {high_watermark}"));
+        }
+    }
+
+    /// A commit goes out.
+    pub fn commit(&mut self, group: &str, place: &Place, offset: i64) -> CommitTicket {
+        let invoked = self.tick();
+        let commits = self.commits.entry((group.to_owned(), place.clone())).or_default();
+        commits.push(Commit { offset, invoked, acked: None, refused: false });
+        CommitTicket(group.to_owned(), place.clone(), commits.len() - 1)
+    }
+
+    /// A commit was answered: acknowledged, or (false) refused for certain.
+    pub fn committed(&mut self, ticket: CommitTicket, acked: bool) {
+        let now = self.tick();
+        self.completed_count += 1;
+        if let Some(commit) = self.commits.get_mut(&(ticket.0, ticket.1)).and_then(|commits| commits.get_mut(ticket.2)) {
+            if acked {
+                commit.acked = Some(now);
+            } else {
+                commit.refused = true;
+            }
+        }
+    }
+
+    /// The time before an offset fetch, for [`History::offset_fetched`].
+    pub fn before_offset_fetch(&mut self) -> u64 {
+        self.tick()
+    }
+
+    /// A group offset was fetched; −1 is 'none'.
+    pub fn offset_fetched(&mut self, group: &str, place: &Place, began: u64, offset: i64) {
+        self.tick();
+        self.completed_count += 1;
+        let empty = Vec::new();
+        let commits = self.commits.get(&(group.to_owned(), place.clone())).unwrap_or(&empty);
+        // A commit can be what was read unless another was begun after its acknowledgement and acknowledged before the fetch began.
+        let superseded = |commit: &Commit| {
+            commits.iter().any(|later| commit.acked.is_some_and(|acked| later.invoked > acked) && later.acked.is_some_and(|acked| acked < began))
+        };
+        let possible = |commit: &&Commit| !commit.refused && !superseded(commit);
+        let fits = if offset < 0 {
+            !commits.iter().any(|commit| commit.acked.is_some_and(|acked| acked < began))
+        } else {
+            commits.iter().filter(possible).any(|commit| commit.offset == offset)
+        };
+        if !fits {
+            let could: Vec<i64> = commits.iter().filter(possible).map(|commit| commit.offset).collect();
+            self.violated("group-offset", format!("group {group} {place:?} fetched {offset}; possible were {could:?}"));
+        }
+    }
+
+    /// A member was given a partition in a generation.
+    pub fn owned(&mut self, group: &str, generation: i32, place: &Place, member: &str) {
+        self.tick();
+        let owners = self.owners.entry((group.to_owned(), generation, place.clone())).or_default();
+        owners.insert(member.to_owned());
+        if owners.len() > 1 {
+            let owners = format!("{owners:?}");
+            self.violated("two-owners", format!("group {group} generation {generation} {place:?} is owned by {owners}"));
+        }
+    }
+
+    /// The checks that need the end: every partition as it was read after healing. `kept_all` is false where retention or delete-records
+    /// may have moved a log's start.
+    pub fn finish(&mut self, logs: &BTreeMap<Place, FinalLog>) -> Vec<Violation> {
+        for (place, log) in logs {
+            self.check_contiguous(place, log);
+            self.check_reads(place, log);
+        }
+        let mut where_is: BTreeMap<ValueId, Vec<(&Place, i64)>> = BTreeMap::new();
+        for (place, log) in logs {
+            for (offset, value) in &log.records {
+                if let Some(value) = value {
+                    where_is.entry(*value).or_default().push((place, *offset));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        let mut known = BTreeSet::new();
+        let mut last_of: BTreeMap<(u32, &Place), (ValueId, i64)> = BTreeMap::new();
+        for send in &self.sends {
+            for (index, value) in send.values.iter().enumerate() {
+                known.insert(*value);
+                let places = where_is.get(value).map_or(&[][..], Vec::as_slice);
+                if let Some((place, offset)) = places.iter().find(|(place, _)| **place != send.place) {
+                    found.push(Violation { check: "phantom", what: format!("{value:?} was sent to {:?} and is in {place:?} at {offset}", send.place) });
+                }
+                let Some(log) = logs.get(&send.place) else {
+                    continue;
+                };
+                let allowed = if send.idempotent { 1 } else { send.attempts as usize };
+                if places.len() > allowed {
+                    found.push(Violation { check: "duplicate", what: format!("{value:?} is in the log {} times: {places:?}", places.len()) });
+                }
+                match send.outcome {
+                    Some(Outcome::Acked { base_offset }) if base_offset >= 0 => {
+                        let offset = base_offset + index as i64;
+                        if offset >= log.start_offset && !places.iter().any(|(_, at)| *at == offset) {
+                            let instead = log.records.iter().find(|(at, _)| *at == offset);
+                            found.push(Violation {
+                                check: "lost-write",
+                                what: format!("{value:?} was acknowledged at {:?} offset {offset}; there is {instead:?}, it is at {places:?}; the log is {}..{}", send.place, log.start_offset, log.end_offset),
+                            });
+                        }
+                    }
+                    Some(Outcome::Refused) if !places.is_empty() => {
+                        found.push(Violation { check: "refused-write", what: format!("{value:?} was refused and is in the log at {places:?}") });
+                    }
+                    _ => {}
+                }
+                // Only the first appearance of a record has a place in its producer's order; a plain producer's retry may come later.
+                if let Some((_, offset)) = places.iter().min_by_key(|(_, offset)| *offset) {
+                    let last = last_of.entry((value.producer, &send.place)).or_insert((*value, *offset));
+                    if send.idempotent && *offset < last.1 {
+                        found.push(Violation { check: "order", what: format!("{value:?} at {offset} was sent after {:?}, which is at {}", last.0, last.1) });
+                    }
+                    *last = (*value, *offset);
+                }
+            }
+        }
+        for (value, places) in &where_is {
+            if !known.contains(value) {
+                found.push(Violation { check: "phantom", what: format!("{value:?} is at {places:?} and nobody sent it") });
+            }
+        }
+        for violation in found {
+            self.violated(violation.check, violation.what);
+        }
+        self.violations.clone()
+    }
+
+    fn check_contiguous(&mut self, place: &Place, log: &FinalLog) {
+        let mut expected = log.start_offset;
+        for (offset, value) in &log.records {
+            if *offset != expected {
+                self.violated("hole", format!("{place:?} has {offset} where {expected} should be"));
+            }
+            if value.is_none() {
+                self.violated("phantom", format!("{place:?} offset {offset} has bytes that nobody sent"));
+            }
+            expected = offset + 1;
+        }
+        if expected != log.end_offset {
+            self.violated("hole", format!("{place:?} could be read up to {expected} and ends at {}", log.end_offset));
+        }
+    }
+
+    fn check_reads(&mut self, place: &Place, log: &FinalLog) {
+        let last: BTreeMap<i64, Option<ValueId>> = log.records.iter().copied().collect();
+        let wrong: Vec<String> = self
+            .reads
+            .get(place)
+            .into_iter()
+            .flatten()
+            .filter(|(offset, value)| **offset >= log.start_offset && last.get(offset) != Some(value))
+            .map(|(offset, value)| format!("{place:?} offset {offset} was read as {value:?} and is {:?} in the end", last.get(offset)))
+            .take(3)
+            .collect();
+        for what in wrong {
+            self.violated("inconsistent-offset", what);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place {
+        ("t".to_owned(), 0)
+    }
+
+    fn value(number: u32) -> ValueId {
+        ValueId { producer: 1, number }
+    }
+
+    fn logs(records: &[(i64, u32)]) -> BTreeMap<Place, FinalLog> {
+        let start_offset = records.first().map_or(0, |(offset, _)| *offset);
+        let end_offset = records.last().map_or(0, |(offset, _)| offset + 1);
+        let records = records.iter().map(|(offset, number)| (*offset, Some(value(*number)))).collect();
+        BTreeMap::from([(place(), FinalLog { start_offset, end_offset, records })])
+    }
+
+    fn sent(history: &mut History, numbers: &[u32], idempotent: bool, outcome: Outcome) {
+        let ticket = history.send(place(), numbers.iter().copied().map(value).collect(), idempotent);
+        history.sent(ticket, outcome);
+    }
+
+    fn checks(mut history: History, records: &[(i64, u32)]) -> Vec<&'static str> {
+        history.finish(&logs(records)).iter().map(|violation| violation.check).collect()
+    }
+
+    #[test]
+    fn what_was_promised_and_kept_is_no_violation() {
+        let mut history = History::default();
+        sent(&mut history, &[1, 2], true, Outcome::Acked { base_offset: 0 });
+        sent(&mut history, &[3], true, Outcome::Unknown);
+        sent(&mut history, &[4], true, Outcome::Unknown);
+        sent(&mut history, &[5], true, Outcome::Refused);
+        history.read(&place(), 1, Some(value(2)));
+        assert_eq!(checks(history, &[(0, 1), (1, 2), (2, 4)]), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn each_broken_promise_is_named() {
+        let mut lost = History::default();
+        sent(&mut lost, &[1, 2], true, Outcome::Acked { base_offset: 0 });
+        assert_eq!(checks(lost, &[(0, 1)]), vec!["lost-write"]);
+
+        let mut elsewhere = History::default();
+        sent(&mut elsewhere, &[1], true, Outcome::Unknown);
+        sent(&mut elsewhere, &[2], true, Outcome::Acked { base_offset: 0 });
+        assert_eq!(checks(elsewhere, &[(0, 1), (1, 2)]), vec!["lost-write"]);
+
+        let mut twice = History::default();
+        sent(&mut twice, &[1], true, Outcome::Acked { base_offset: 0 });
+        assert_eq!(checks(twice, &[(0, 1), (1, 1)]), vec!["duplicate"]);
+
+        let mut refused = History::default();
+        sent(&mut refused, &[1], true, Outcome::Refused);
+        assert_eq!(checks(refused, &[(0, 1)]), vec!["refused-write"]);
+
+        let mut swapped = History::default();
+        sent(&mut swapped, &[1], true, Outcome::Unknown);
+        sent(&mut swapped, &[2], true, Outcome::Unknown);
+        assert_eq!(checks(swapped, &[(0, 2), (1, 1)]), vec!["order"]);
+
+        let mut hole = History::default();
+        sent(&mut hole, &[1], true, Outcome::Unknown);
+        sent(&mut hole, &[2], true, Outcome::Unknown);
+        assert_eq!(checks(hole, &[(0, 1), (2, 2)]), vec!["hole"]);
+
+        assert_eq!(checks(History::default(), &[(0, 9)]), vec!["phantom"]);
+
+        let mut changed = History::default();
+        sent(&mut changed, &[1], true, Outcome::Unknown);
+        sent(&mut changed, &[2], true, Outcome::Unknown);
+        changed.read(&place(), 0, Some(value(2)));
+        assert_eq!(checks(changed, &[(0, 1), (1, 2)]), vec!["inconsistent-offset"]);
+
+        let mut backwards = History::default();
+        backwards.watermark(&place(), 5);
+        backwards.watermark(&place(), 4);
+        assert_eq!(backwards.violations()[0].check, "high-watermark");
+    }
+
+    #[test]
+    fn a_plain_producer_may_double_what_it_sent_twice() {
+        let mut history = History::default();
+        let ticket = history.send(place(), vec![value(1)], false);
+        history.resend(ticket);
+        history.sent(ticket, Outcome::Acked { base_offset: 1 });
+        assert_eq!(checks(history, &[(0, 1), (1, 1)]), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn group_offsets() {
+        let mut history = History::default();
+        let first = history.commit("g", &place(), 5);
+        history.committed(first, true);
+        let second = history.commit("g", &place(), 9);
+        let began = history.before_offset_fetch();
+        history.offset_fetched("g", &place(), began, 5);
+        history.offset_fetched("g", &place(), began, 9);
+        assert!(history.violations().is_empty(), "the second is under way");
+        history.committed(second, true);
+        let began = history.before_offset_fetch();
+        history.offset_fetched("g", &place(), began, 9);
+        assert!(history.violations().is_empty());
+        history.offset_fetched("g", &place(), began, 5);
+        history.offset_fetched("g", &place(), began, -1);
+        assert_eq!(history.violations().iter().map(|violation| violation.check).collect::<Vec<_>>(), vec!["group-offset"; 2]);
+    }
+
+    #[test]
+    fn two_owners_in_one_generation() {
+        let mut history = History::default();
+        history.owned("g", 1, &place(), "a");
+        history.owned("g", 2, &place(), "b");
+        assert!(history.violations().is_empty());
+        history.owned("g", 2, &place(), "a");
+        assert_eq!(history.violations()[0].check, "two-owners");
+    }
+}

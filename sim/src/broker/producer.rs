@@ -1,0 +1,226 @@
+//! Simulated producers. An idempotent one keeps up to five batches in flight and sends all of them again, in order, whenever it loses the connection or
+//! gets an answer that leaves something open; a plain one has one in flight and sometimes gives up; one with `acks=0` is told nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::ResponseError as Error;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{InitProducerIdRequest, ProduceRequest, ProduceResponse, ProducerId, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use ottla::client::connection::{Answer, Connection};
+use ottla::record::{BatchBuilder, Codec};
+use ottla::runtime::Runtime;
+
+use super::history::{Outcome, Place, SendTicket};
+use super::link::Link;
+use super::value::ValueId;
+
+/// How a producer behaves.
+#[derive(Clone, Debug)]
+pub struct Habit {
+    /// Numbers its batches.
+    pub idempotent: bool,
+    /// `acks`.
+    pub acks: i16,
+    /// Batches in flight.
+    pub depth: usize,
+    /// Records of a batch, at most.
+    pub max_records: u64,
+    /// Bytes of a record, at most.
+    pub max_bytes: usize,
+    /// Longest pause between two sends.
+    pub max_pause_ms: u64,
+    /// The newest version of Produce that it speaks.
+    pub version: i16,
+    /// Loses its connection on purpose before a send, in parts per million.
+    pub reconnect_ppm: u32,
+    /// Gives up a send whose outcome is open, in parts per million; an idempotent one never does.
+    pub give_up_ppm: u32,
+    /// Its codec.
+    pub codec: Codec,
+}
+
+struct Batch {
+    ticket: SendTicket,
+    place: Place,
+    bytes: Bytes,
+    sent_count: u32,
+}
+
+struct Producer<R: Runtime> {
+    link: Link<R>,
+    id: u32,
+    habit: Habit,
+    producer_id: i64,
+    next_number: u32,
+    next_sequence: BTreeMap<Place, i32>,
+    in_flight: VecDeque<Batch>,
+}
+
+/// Produces until the run's safety phase ends, and then until every batch has an outcome.
+pub async fn run<R: Runtime>(link: Link<R>, id: u32, habit: Habit) {
+    let mut producer = Producer { link, id, habit, producer_id: -1, next_number: 0, next_sequence: BTreeMap::new(), in_flight: VecDeque::new() };
+    if producer.habit.idempotent && !producer.init().await {
+        return;
+    }
+    while producer.round().await {}
+    for batch in std::mem::take(&mut producer.in_flight) {
+        producer.link.shared.history().sent(batch.ticket, Outcome::Unknown);
+    }
+}
+
+impl<R: Runtime> Producer<R> {
+    async fn init(&mut self) -> bool {
+        loop {
+            let request = InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(1000).with_producer_id(ProducerId(-1)).with_producer_epoch(-1);
+            match self.link.call(4, &request, Duration::from_secs(5)).await {
+                Ok(response) if response.error_code == 0 => {
+                    self.producer_id = response.producer_id.0;
+                    return true;
+                }
+                Err(None) => return false,
+                _ => self.link.pause(10, 300).await,
+            }
+        }
+    }
+
+    fn make_batch(&mut self) -> Batch {
+        let place = self.link.shared.draw_place(&mut self.link.stream);
+        let count = self.link.stream.between(1, self.habit.max_records) as u32;
+        let values: Vec<ValueId> = (0..count).map(|index| ValueId { producer: self.id, number: self.next_number + index }).collect();
+        self.next_number += count;
+        let mut builder = BatchBuilder::new().codec(self.habit.codec);
+        if self.habit.idempotent {
+            let sequence = self.next_sequence.entry(place.clone()).or_insert(0);
+            builder = builder.producer(self.producer_id, 0, *sequence);
+            *sequence = ottla::record::batch::add_sequence(*sequence, count as i32);
+        }
+        let now = self.link.runtime.unix_ms();
+        for value in &values {
+            builder.push(now, None, Some(value.encode(self.habit.max_bytes)), Vec::new());
+        }
+        let ticket = self.link.shared.history().send(place.clone(), values, self.habit.idempotent);
+        Batch { ticket, place, bytes: builder.build(), sent_count: 0 }
+    }
+
+    fn request(&self, batch: &Batch) -> ProduceRequest {
+        let data = PartitionProduceData::default().with_index(batch.place.1).with_records(Some(batch.bytes.clone()));
+        let topic = TopicProduceData::default().with_name(TopicName(StrBytes::from_string(batch.place.0.clone()))).with_partition_data(vec![data]);
+        ProduceRequest::default().with_acks(self.habit.acks).with_timeout_ms(5000).with_topic_data(vec![topic])
+    }
+
+    /// Fills the window, sends it, and takes answers until something goes wrong. False at the end.
+    async fn round(&mut self) -> bool {
+        if self.link.stream.chance(self.habit.reconnect_ppm) {
+            self.link.disconnect();
+        }
+        let Some(connection) = self.link.connection().await else {
+            return false;
+        };
+        let mut answers = VecDeque::new();
+        // Everything without an outcome goes out again, in order.
+        for index in 0..self.in_flight.len() {
+            match self.start(&connection, index).await {
+                Some(answer) => answers.push_back(answer),
+                None => return true,
+            }
+        }
+        loop {
+            while self.in_flight.len() < self.habit.depth && self.link.shared.begins() {
+                let batch = self.make_batch();
+                self.in_flight.push_back(batch);
+                if self.habit.acks == 0 {
+                    self.send_without_answer(&connection).await;
+                    self.link.pause(0, self.habit.max_pause_ms).await;
+                    return true;
+                }
+                match self.start(&connection, self.in_flight.len() - 1).await {
+                    Some(answer) => answers.push_back(answer),
+                    None => return true,
+                }
+            }
+            let Some(answer) = answers.pop_front() else {
+                return !self.in_flight.is_empty();
+            };
+            if !self.take(answer).await {
+                self.link.disconnect();
+                self.link.pause(5, 200).await;
+                return true;
+            }
+            self.link.pause(0, self.habit.max_pause_ms).await;
+        }
+    }
+
+    async fn start(&mut self, connection: &Connection<R>, index: usize) -> Option<Answer<R, ProduceResponse>> {
+        let request = self.request(&self.in_flight[index]);
+        let version = connection.version_up_to::<ProduceRequest>(self.habit.version).ok()?;
+        let batch = &mut self.in_flight[index];
+        if batch.sent_count > 0 {
+            self.link.shared.history().resend(batch.ticket);
+        }
+        batch.sent_count += 1;
+        connection.start(version, &request, Duration::from_secs(10)).await.ok()
+    }
+
+    async fn send_without_answer(&mut self, connection: &Connection<R>) {
+        if let Some(batch) = self.in_flight.pop_front() {
+            if let Ok(version) = connection.version_up_to::<ProduceRequest>(self.habit.version) {
+                let _ = connection.send_only(version, &self.request(&batch)).await;
+            }
+            self.link.shared.history().sent(batch.ticket, Outcome::Unknown);
+        }
+    }
+
+    /// Takes the answer to the oldest batch; false if all that is in flight must go out again.
+    async fn take(&mut self, mut answer: Answer<R, ProduceResponse>) -> bool {
+        let answered = answer.wait().await;
+        let (code, base_offset) = match &answered {
+            Ok(response) => match response.responses.first().and_then(|topic| topic.partition_responses.first()) {
+                Some(partition) => (partition.error_code, partition.base_offset),
+                None => (Error::UnknownServerError.code(), -1),
+            },
+            Err(_) => return self.left_open(),
+        };
+        let Some(batch) = self.in_flight.front() else {
+            return false;
+        };
+        let outcome = match Error::try_from_code(code) {
+            None => Outcome::Acked { base_offset },
+            // A duplicate that is too old to have its offset remembered: it is there.
+            Some(Error::DuplicateSequenceNumber) => Outcome::Acked { base_offset: -1 },
+            Some(error @ (Error::OutOfOrderSequenceNumber | Error::UnknownProducerId | Error::InvalidProducerEpoch)) => {
+                // It sends its batches in order and again until they are answered: the broker has no reason.
+                let what = format!("producer {} was answered {error:?} on {:?}", self.id, batch.place);
+                self.link.shared.history().broken("sequence", what);
+                return self.give_up();
+            }
+            Some(
+                Error::MessageTooLarge | Error::InvalidRecord | Error::CorruptMessage | Error::InvalidTimestamp | Error::InvalidTopicException | Error::InvalidRequiredAcks,
+            ) => {
+                if batch.sent_count == 1 { Outcome::Refused } else { Outcome::Unknown }
+            }
+            Some(_) => return self.left_open(),
+        };
+        if let Some(batch) = self.in_flight.pop_front() {
+            self.link.shared.history().sent(batch.ticket, outcome);
+        }
+        true
+    }
+
+    /// The oldest batch has no outcome. An idempotent producer goes on until it has; a plain one may give up.
+    fn left_open(&mut self) -> bool {
+        if !self.habit.idempotent && (self.link.stream.chance(self.habit.give_up_ppm) || !self.link.shared.begins()) {
+            return self.give_up();
+        }
+        false
+    }
+
+    fn give_up(&mut self) -> bool {
+        if let Some(batch) = self.in_flight.pop_front() {
+            self.link.shared.history().sent(batch.ticket, Outcome::Unknown);
+        }
+        false
+    }
+}

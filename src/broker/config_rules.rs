@@ -1,0 +1,44 @@
+//! What settings may be, for the controller: the tables of `config`, and what this release does not do yet.
+
+use std::collections::BTreeMap;
+
+use crate::config::broker::BrokerConfig;
+use crate::config::definition::Kind;
+use crate::config::topic;
+use crate::controller::configs::ConfigRules;
+
+/// The rules of a broker with this configuration.
+pub struct Rules {
+    /// How the broker was configured: the defaults of its topics.
+    pub config: BrokerConfig,
+}
+
+impl ConfigRules for Rules {
+    fn validate_topic(&self, name: &str, value: &str) -> Result<(), String> {
+        topic::validate(name, value)
+    }
+
+    fn validate_topic_settings(&self, settings: &BTreeMap<String, String>) -> Result<(), String> {
+        topic::validate_all(&self.config, settings)
+    }
+
+    fn validate_broker(&self, name: &str, _value: &str) -> Result<(), String> {
+        Err(format!("{name} cannot be changed while the broker runs; change it in the broker's file and restart the broker"))
+    }
+
+    fn is_topic_list(&self, name: &str) -> bool {
+        topic::definition(name).is_some_and(|definition| definition.kind == Kind::List)
+    }
+
+    fn is_broker_list(&self, name: &str) -> bool {
+        BrokerConfig::table().iter().any(|definition| definition.name == name && definition.kind == Kind::List)
+    }
+
+    fn topic_default(&self, name: &str) -> Option<String> {
+        self.config.topic_defaults.get(name)
+    }
+
+    fn broker_default(&self, name: &str) -> Option<String> {
+        self.config.get(name)
+    }
+}

@@ -1,0 +1,326 @@
+//! One client connection: frames in, responses out, in the order of the requests.
+//!
+//! A single task does all of it, so that a small request costs no wake-up across threads: it reads as much as there is, dispatches
+//! every complete frame one after the other, and sends what is answered in one go. The part of a request that must keep its
+//! place (an append) runs inside the dispatch; what has to wait (for a flush, for new records, for a rebalance) becomes a future, and many may be
+//! under way. While one waits the connection keeps reading, up to [`MAX_IN_FLIGHT`] requests.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
+use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::sync::watch;
+
+use super::Broker;
+use super::buffers::{Chunk, MIN_CHUNK_BYTES};
+use super::dispatch::{Outcome, dispatch};
+use crate::runtime::{Disk, File, Parts, Runtime, Stream, Timer, WriteHalf, write_all_parts};
+use crate::wire::fetch::Part;
+
+/// Requests of one connection that may wait for their answers at a time; beyond it the connection is not read.
+pub const MAX_IN_FLIGHT: usize = 1000;
+/// File ranges up to this are read and sent with what is around them; longer ones go by `send_file`.
+const INLINE_SLICE_BYTES: u64 = 64 * 1024;
+/// Answers that are gathered before they are sent.
+const GATHER_BYTES: u64 = 1024 * 1024;
+
+/// What a file is in the world of `R`.
+pub type FileOf<R> = <<R as Runtime>::Disk as Disk>::File;
+/// A response: bytes and file ranges, to be sent in order, framed.
+pub type Response<R> = SmallVec<[Part<FileOf<R>>; 2]>;
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The peer's address.
+    pub address: SocketAddr,
+    /// Which of the broker's listeners it came in by.
+    pub listener: Arc<str>,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The peer closed it.
+    ByPeer,
+    /// The broker stops.
+    Shutdown,
+    /// Nothing came for `connections.max.idle.ms`.
+    Idle,
+    /// The peer broke the protocol.
+    Protocol(String),
+    /// The connection failed.
+    Io(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Serves a connection to its end.
+pub async fn serve<R: Runtime>(broker: Arc<Broker<R>>, stream: R::Stream, listener: Arc<str>, stop: watch::Receiver<bool>) -> Ended {
+    let peer = Peer { address: stream.peer_addr(), listener };
+    let (read, write) = stream.into_split();
+    let mut connection = Connection {
+        input: Input { read, chunk: None, max_frame_bytes: broker.max_frame_bytes() },
+        write,
+        in_flight: FuturesOrdered::new(),
+        out: SmallVec::new(),
+        out_bytes: 0,
+        idle: broker.max_idle(),
+        stop,
+        peer,
+        broker,
+    };
+    let ended = connection.run().await;
+    if let Some(chunk) = connection.input.chunk.take() {
+        connection.broker.chunks().give(chunk);
+    }
+    if matches!(ended, Ended::ByPeer | Ended::Shutdown | Ended::Idle) {
+        // The peer learns of the end in order; it may have gone already.
+        let _ = connection.write.shutdown().await;
+    }
+    ended
+}
+
+struct Connection<R: Runtime> {
+    broker: Arc<Broker<R>>,
+    input: Input<R>,
+    write: <R::Stream as Stream>::Write,
+    in_flight: FuturesOrdered<BoxFuture<'static, Response<R>>>,
+    out: Response<R>,
+    out_bytes: u64,
+    idle: Duration,
+    stop: watch::Receiver<bool>,
+    peer: Peer,
+}
+
+enum Event<R: Runtime> {
+    Stop,
+    Idle,
+    Answer(Response<R>),
+    Read(Result<usize, Ended>),
+}
+
+impl<R: Runtime> Connection<R> {
+    async fn run(&mut self) -> Ended {
+        let runtime = self.broker.runtime().clone();
+        let mut idle = runtime.sleep(self.idle);
+        let mut last_active = runtime.now();
+        loop {
+            if let Err(ended) = self.dispatch_frames().await {
+                // What was answered before the mistake is still the peer's.
+                let _ = self.send().await;
+                return ended;
+            }
+            while let Some(response) = self.next_ready() {
+                self.push(response);
+            }
+            if let Err(error) = self.send().await {
+                return error.into();
+            }
+            let may_read = self.in_flight.len() < MAX_IN_FLIGHT;
+            let event: Event<R> = {
+                let Self { input, in_flight, stop, broker, .. } = self;
+                tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|stop| *stop) => Event::Stop,
+                    Some(response) = in_flight.next(), if !in_flight.is_empty() => Event::Answer(response),
+                    read = input.fill(broker.chunks()), if may_read => Event::Read(read),
+                    () = &mut idle => Event::Idle,
+                }
+            };
+            match event {
+                Event::Stop => return Ended::Shutdown,
+                Event::Answer(response) => self.push(response),
+                Event::Read(Ok(0)) => return Ended::ByPeer,
+                Event::Read(Ok(_)) => last_active = runtime.now(),
+                Event::Read(Err(ended)) => return ended,
+                Event::Idle => {
+                    // The timer is not moved at each read: one re-arm per period instead.
+                    let deadline = last_active + self.idle;
+                    if deadline <= runtime.now() && self.in_flight.is_empty() {
+                        return Ended::Idle;
+                    }
+                    idle.reset(deadline.max(runtime.now() + Duration::from_millis(100)));
+                }
+            }
+        }
+    }
+
+    /// Dispatches every complete frame that has been read.
+    async fn dispatch_frames(&mut self) -> Result<(), Ended> {
+        while self.in_flight.len() < MAX_IN_FLIGHT {
+            let Some(frame) = self.input.next_frame()? else {
+                break;
+            };
+            match dispatch(&self.broker, &self.peer, frame).await {
+                Outcome::Reply(response) if self.in_flight.is_empty() => self.push(response),
+                Outcome::Reply(response) => self.in_flight.push_back(Box::pin(std::future::ready(response))),
+                Outcome::Later(future) => self.in_flight.push_back(future),
+                Outcome::Nothing => {}
+                Outcome::Close(why) => return Err(Ended::Protocol(why)),
+            }
+            if self.out_bytes >= GATHER_BYTES {
+                self.send().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next response in order, if it is there already.
+    fn next_ready(&mut self) -> Option<Response<R>> {
+        if self.in_flight.is_empty() || self.out_bytes >= GATHER_BYTES {
+            return None;
+        }
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match self.in_flight.poll_next_unpin(&mut context) {
+            Poll::Ready(response) => response,
+            Poll::Pending => None,
+        }
+    }
+
+    fn push(&mut self, response: Response<R>) {
+        for part in response {
+            self.out_bytes += part.len();
+            self.out.push(part);
+        }
+    }
+
+    /// Sends what was gathered.
+    async fn send(&mut self) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        self.out_bytes = 0;
+        let mut gathered = Parts::new();
+        for part in std::mem::take(&mut self.out) {
+            match part {
+                Part::Bytes(bytes) => gathered.push(bytes),
+                Part::Slice { file, position, len } if len <= INLINE_SLICE_BYTES => {
+                    let bytes = file.read_at(position, len as usize).await?;
+                    if bytes.len() as u64 != len {
+                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a segment ended before a fetched range"));
+                    }
+                    gathered.push(bytes);
+                }
+                Part::Slice { file, position, len } => {
+                    let head = gathered.pop().unwrap_or_default();
+                    if !gathered.is_empty() {
+                        write_all_parts(&mut self.write, std::mem::take(&mut gathered)).await?;
+                    }
+                    self.write.send_file(head, &file, position, len).await?;
+                }
+            }
+        }
+        if gathered.is_empty() { Ok(()) } else { write_all_parts(&mut self.write, gathered).await }
+    }
+}
+
+/// The reading side: a chunk that frames are cut from.
+struct Input<R: Runtime> {
+    read: <R::Stream as Stream>::Read,
+    chunk: Option<Chunk>,
+    max_frame_bytes: usize,
+}
+
+impl<R: Runtime> Input<R> {
+    /// The length that the next frame announces, if its four bytes are there.
+    fn announced(&self) -> Result<Option<usize>, Ended> {
+        let Some(length) = self.chunk.as_ref().and_then(|chunk| chunk.buffer.first_chunk::<4>()) else {
+            return Ok(None);
+        };
+        let length = i32::from_be_bytes(*length);
+        match usize::try_from(length) {
+            Ok(length) if length <= self.max_frame_bytes => Ok(Some(length)),
+            _ => Err(Ended::Protocol(format!("the frame's length is {length}; at most {} (socket.request.max.bytes) are accepted", self.max_frame_bytes))),
+        }
+    }
+
+    /// Cuts off the next frame, without its length, if all of it has been read.
+    fn next_frame(&mut self) -> Result<Option<Bytes>, Ended> {
+        let Some(length) = self.announced()? else {
+            return Ok(None);
+        };
+        let Some(chunk) = &mut self.chunk else {
+            return Ok(None);
+        };
+        if chunk.buffer.len() < 4 + length {
+            return Ok(None);
+        }
+        let mut frame = chunk.buffer.split_to(4 + length);
+        let _ = frame.split_to(4);
+        Ok(Some(frame.freeze()))
+    }
+
+    /// Reads what there is, at least one byte; 0 at the end of the stream. While nothing is there, an input without a partial frame holds no
+    /// chunk. Cancelling it loses nothing.
+    async fn fill(&mut self, pool: &super::buffers::ChunkPool) -> Result<usize, Ended> {
+        let needed = self.announced()?.map_or(4, |length| 4 + length);
+        if self.chunk.as_ref().is_some_and(|chunk| chunk.buffer.is_empty())
+            && let Some(chunk) = self.chunk.take()
+        {
+            pool.give(chunk);
+        }
+        if let Some(chunk) = &mut self.chunk {
+            let buffered = chunk.buffer.len();
+            // Room for the rest of the frame, and for more than a sliver of what follows.
+            let wanted = (needed - buffered).max(if chunk.size_bytes() >= 2 * MIN_CHUNK_BYTES { 0 } else { MIN_CHUNK_BYTES / 4 });
+            if chunk.buffer.capacity() - buffered < wanted && !chunk.buffer.try_reclaim(wanted) {
+                let mut larger = pool.take_larger(needed.max(MIN_CHUNK_BYTES)).await;
+                larger.buffer.extend_from_slice(&chunk.buffer);
+                pool.give(std::mem::replace(chunk, larger));
+            }
+        }
+        let mut waiting_for_budget: Option<Pin<Box<dyn Future<Output = Chunk> + Send + '_>>> = None;
+        let read = poll_fn(|cx| {
+            let mut chunk = match self.chunk.take().or_else(|| pool.try_take(MIN_CHUNK_BYTES)) {
+                Some(chunk) => chunk,
+                None => {
+                    let waiting = waiting_for_budget.get_or_insert_with(|| Box::pin(pool.take(MIN_CHUNK_BYTES)));
+                    match waiting.as_mut().poll(cx) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(chunk) => {
+                            waiting_for_budget = None;
+                            chunk
+                        }
+                    }
+                }
+            };
+            let polled = poll_read_into(Pin::new(&mut self.read), cx, &mut chunk.buffer);
+            if chunk.buffer.is_empty() {
+                pool.give(chunk);
+            } else {
+                self.chunk = Some(chunk);
+            }
+            polled
+        })
+        .await?;
+        Ok(read)
+    }
+}
+
+/// Reads into the spare capacity of `buffer`, which is not zeroed.
+#[expect(unsafe_code, reason = "the spare capacity of a BytesMut is handed to poll_read as uninitialised memory, and its length set to what was filled")]
+fn poll_read_into<S: AsyncRead>(read: Pin<&mut S>, cx: &mut std::task::Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+    let spare = buffer.spare_capacity_mut();
+    debug_assert!(!spare.is_empty(), "a read into no room looks like the end of the stream");
+    let mut target = ReadBuf::uninit(spare);
+    std::task::ready!(read.poll_read(cx, &mut target))?;
+    let filled = target.filled().len();
+    // SAFETY: `ReadBuf` guarantees that its first `filled` bytes, which are the first of the spare capacity, are initialised.
+    unsafe { buffer.set_len(buffer.len() + filled) };
+    Poll::Ready(Ok(filled))
+}

@@ -1,0 +1,289 @@
+//! Fetch (API 1): committed records from files to sockets, sessions (KIP-227), and the long poll.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError as Error;
+
+use super::{Context, led_partition, partition_error, read_error};
+use crate::broker::Broker;
+use crate::broker::connection::{FileOf, Response};
+use crate::broker::dispatch::Outcome;
+use crate::broker::fetch_session::{FetchContext, PartitionKey, SessionError, SessionRequest, Told, TopicKey, Wanted};
+use crate::config::topic::CompressionType;
+use crate::purgatory::Waiter;
+use crate::replication::partition::Partition;
+use crate::runtime::Runtime;
+use crate::wire::fetch::Part;
+use crate::wire::fetch::{
+    AbortedTransaction, EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, NO_SESSION_ID, PartitionData, TOPIC_ID_VERSION, ZSTD_VERSION,
+};
+use crate::wire::frame::RequestHeader;
+
+/// Isolation level of readers that see only committed transactions.
+const READ_COMMITTED: i8 = 1;
+
+/// Fetch.
+pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _context: Context, body: Bytes) -> Outcome<R> {
+    let request = match FetchRequest::decode(body, header.version) {
+        Ok(request) => request,
+        Err(error) => return Outcome::Close(format!("a malformed Fetch request: {error}")),
+    };
+    if request.is_from_follower() {
+        return reply(&header, request.error_response(Error::NotLeaderOrFollower));
+    }
+    let session = broker.fetch_sessions().begin(session_request(&request), (broker.runtime().random_u64() >> 33) as i32 | 1);
+    let context = match session {
+        Ok(context) => context,
+        Err(error) => {
+            let code = match error {
+                SessionError::NotFound => Error::FetchSessionIdNotFound,
+                SessionError::InvalidEpoch => Error::InvalidFetchSessionEpoch,
+                SessionError::TopicIds => Error::FetchSessionTopicIdError,
+            };
+            let response =
+                FetchResponse { throttle_time_ms: 0, error_code: code.code(), session_id: NO_SESSION_ID, topics: Vec::new(), node_endpoints: Vec::new() };
+            return reply(&header, response);
+        }
+    };
+    let fetch = Fetch {
+        broker: Arc::clone(broker),
+        version: header.version,
+        read_committed: request.isolation_level == READ_COMMITTED,
+        max_bytes: request.max_bytes.clamp(0, broker.config().fetch_max_bytes) as usize,
+        min_bytes: request.min_bytes.max(0) as u64,
+        context,
+        waiter: Waiter::new(),
+        registered: Vec::new(),
+    };
+    let max_wait = Duration::from_millis(request.max_wait_ms.max(0) as u64);
+    drop(request);
+    Outcome::Later(Box::pin(async move {
+        let response = fetch.run(max_wait).await;
+        frame::<R>(&header, response).unwrap_or_else(|why| {
+            tracing::error!(why, "a fetch response could not be encoded");
+            let failed = FetchResponse {
+                throttle_time_ms: 0,
+                error_code: Error::UnknownServerError.code(),
+                session_id: 0,
+                topics: Vec::new(),
+                node_endpoints: Vec::new(),
+            };
+            frame::<R>(&header, failed).expect("an empty response can be encoded")
+        })
+    }))
+}
+
+fn reply<R: Runtime>(header: &RequestHeader, response: FetchResponse<FileOf<R>>) -> Outcome<R> {
+    match frame::<R>(header, response) {
+        Ok(response) => Outcome::Reply(response),
+        Err(why) => Outcome::Close(why),
+    }
+}
+
+fn frame<R: Runtime>(header: &RequestHeader, response: FetchResponse<FileOf<R>>) -> Result<Response<R>, String> {
+    response.into_frame(header.version, header.correlation_id).map(|frame| frame.parts.into()).map_err(|error| error.to_string())
+}
+
+fn session_request(request: &FetchRequest) -> SessionRequest {
+    let uses_ids = request.version >= TOPIC_ID_VERSION;
+    // What the session keeps is copied out of the frame.
+    let key = |name: &str, id| if uses_ids { TopicKey::Id(id) } else { TopicKey::Name(Arc::from(name)) };
+    let mut named = Vec::new();
+    for topic in &request.topics {
+        let topic_key = key(&topic.name, topic.topic_id);
+        named.extend(topic.partitions.iter().map(|asked| {
+            let wanted = Wanted {
+                fetch_offset: asked.fetch_offset,
+                max_bytes: asked.partition_max_bytes,
+                current_leader_epoch: asked.current_leader_epoch,
+                last_fetched_epoch: asked.last_fetched_epoch,
+                log_start_offset: asked.log_start_offset,
+            };
+            ((topic_key.clone(), asked.partition), wanted)
+        }));
+    }
+    let forgotten = request
+        .forgotten_topics
+        .iter()
+        .flat_map(|topic| {
+            let topic_key = key(&topic.name, topic.topic_id);
+            topic.partitions.iter().map(move |partition| (topic_key.clone(), *partition))
+        })
+        .collect();
+    SessionRequest { id: request.session_id, epoch: request.session_epoch, uses_ids, named, forgotten }
+}
+
+/// A fetch under way.
+struct Fetch<R: Runtime> {
+    broker: Arc<Broker<R>>,
+    version: i16,
+    read_committed: bool,
+    max_bytes: usize,
+    min_bytes: u64,
+    context: FetchContext,
+    waiter: Arc<Waiter>,
+    /// Where the waiter is registered.
+    registered: Vec<Arc<Partition<R>>>,
+}
+
+impl<R: Runtime> Drop for Fetch<R> {
+    fn drop(&mut self) {
+        for partition in &self.registered {
+            partition.forget(&self.waiter);
+        }
+    }
+}
+
+/// What one look at all partitions found.
+struct Look<R: Runtime> {
+    data: Vec<(Arc<str>, PartitionData<FileOf<R>>)>,
+    bytes: u64,
+    /// Whether some partition must be told of at once: an error, a diverging epoch.
+    urgent: bool,
+    /// What to wait for: each partition and the high watermark at which it was looked at.
+    seen: Vec<(Arc<Partition<R>>, i64)>,
+}
+
+impl<R: Runtime> Fetch<R> {
+    async fn run(mut self, max_wait: Duration) -> FetchResponse<FileOf<R>> {
+        let runtime = self.broker.runtime().clone();
+        let mut deadline = None;
+        loop {
+            let look = self.look().await;
+            if look.urgent || look.bytes >= self.min_bytes || max_wait.is_zero() || self.context.partitions.is_empty() {
+                return self.response(look);
+            }
+            let timer = deadline.get_or_insert_with(|| runtime.sleep(max_wait));
+            for (partition, high_watermark) in &look.seen {
+                partition.wake_at(high_watermark + 1, &self.waiter);
+            }
+            self.registered = look.seen.iter().map(|(partition, _)| Arc::clone(partition)).collect();
+            // Whatever happened between the look and the registration woke nobody.
+            if look.seen.iter().any(|(partition, seen)| partition.high_watermark() != *seen || partition.is_deleted()) {
+                continue;
+            }
+            let timed_out = tokio::select! {
+                biased;
+                () = self.waiter.woken() => false,
+                () = timer => true,
+            };
+            if timed_out {
+                let look = self.look().await;
+                return self.response(look);
+            }
+        }
+    }
+
+    async fn look(&self) -> Look<R> {
+        let mut look = Look { data: Vec::with_capacity(self.context.partitions.len()), bytes: 0, urgent: false, seen: Vec::new() };
+        for (key, wanted) in &self.context.partitions {
+            let (name, found) = self.find(key);
+            let data = match found {
+                Ok(partition) => {
+                    look.seen.push((Arc::clone(&partition), partition.high_watermark()));
+                    match self.read(&partition, wanted, key.1, look.bytes).await {
+                        Ok(data) => data,
+                        Err(error) => PartitionData { log_start_offset: partition.log().log_start_offset(), ..PartitionData::error(key.1, error) },
+                    }
+                }
+                Err(error) => PartitionData::error(key.1, error),
+            };
+            look.bytes += data.records_bytes();
+            look.urgent |= data.error_code != 0 || data.diverging_epoch.is_some();
+            look.data.push((name, data));
+        }
+        look
+    }
+
+    fn find(&self, (topic, number): &PartitionKey) -> (Arc<str>, Result<Arc<Partition<R>>, Error>) {
+        let replicas = match topic {
+            TopicKey::Name(name) => self.broker.replicas().topic(name),
+            TopicKey::Id(id) => self.broker.replicas().topic_by_id(*id),
+        };
+        match (replicas, topic) {
+            (Some(replicas), _) => {
+                let name = Arc::clone(&replicas.image.name);
+                if self.version < ZSTD_VERSION && replicas.config.compression_type == CompressionType::Zstd {
+                    return (name, Err(Error::UnsupportedCompressionType));
+                }
+                let found = match replicas.partition(*number) {
+                    Some(partition) => Ok(Arc::clone(partition)),
+                    None => Err(led_partition(&self.broker, &name, *number).err().unwrap_or(Error::UnknownTopicOrPartition)),
+                };
+                (name, found)
+            }
+            (None, TopicKey::Name(name)) => (Arc::clone(name), Err(led_partition(&self.broker, name, *number).err().unwrap_or(Error::UnknownTopicOrPartition))),
+            (None, TopicKey::Id(_)) => (Arc::from(""), Err(Error::UnknownTopicId)),
+        }
+    }
+
+    async fn read(&self, partition: &Arc<Partition<R>>, wanted: &Wanted, number: i32, taken_bytes: u64) -> Result<PartitionData<FileOf<R>>, Error> {
+        partition.check_leader_epoch(wanted.current_leader_epoch).map_err(|error| partition_error(&error))?;
+        let log = partition.log();
+        let mut diverging_epoch = None;
+        if wanted.last_fetched_epoch >= 0 {
+            // KIP-595: a reader whose last epoch ended earlier here, or never was here, has records that this log does not.
+            let (epoch, end_offset) = log.end_offset_for_epoch(wanted.last_fetched_epoch);
+            if epoch < 0 || end_offset < 0 {
+                return Err(Error::OffsetOutOfRange);
+            }
+            if epoch < wanted.last_fetched_epoch || end_offset < wanted.fetch_offset {
+                diverging_epoch = Some(EpochEndOffset { epoch, end_offset });
+            }
+        }
+        let mut records = smallvec::SmallVec::new();
+        if diverging_epoch.is_none() {
+            let room = self.max_bytes.saturating_sub(taken_bytes as usize);
+            // The first batch of a response always goes, however large (KIP-74).
+            let first = taken_bytes == 0;
+            let max_bytes = room.min(wanted.max_bytes.max(0) as usize);
+            if max_bytes > 0 || first {
+                let slice = partition.read_committed(wanted.fetch_offset, max_bytes, first).await.map_err(|error| read_error(&error))?;
+                if slice.len > 0 {
+                    records.push(Part::Slice { file: slice.file, position: slice.position, len: slice.len });
+                }
+            }
+        }
+        let high_watermark = partition.high_watermark();
+        Ok(PartitionData {
+            partition: number,
+            error_code: 0,
+            high_watermark,
+            // Without transactions everything committed is stable.
+            last_stable_offset: high_watermark,
+            log_start_offset: log.log_start_offset(),
+            diverging_epoch,
+            current_leader: None,
+            aborted_transactions: self.read_committed.then(Vec::<AbortedTransaction>::new),
+            preferred_read_replica: -1,
+            records,
+        })
+    }
+
+    fn response(&self, look: Look<R>) -> FetchResponse<FileOf<R>> {
+        let mut topics: Vec<FetchableTopicResponse<FileOf<R>>> = Vec::new();
+        let mut last_key: Option<&TopicKey> = None;
+        for ((key, _), (name, data)) in self.context.partitions.iter().zip(look.data) {
+            let told = Told { high_watermark: data.high_watermark, log_start_offset: data.log_start_offset, error_code: data.error_code };
+            let has_news = data.records_bytes() > 0 || data.diverging_epoch.is_some();
+            if !self.broker.fetch_sessions().tell(&self.context, key, told, has_news) {
+                continue;
+            }
+            if last_key == Some(&key.0)
+                && let Some(topic) = topics.last_mut()
+            {
+                topic.partitions.push(data);
+                continue;
+            }
+            last_key = Some(&key.0);
+            let topic_id = match &key.0 {
+                TopicKey::Id(id) => *id,
+                TopicKey::Name(_) => uuid::Uuid::nil(),
+            };
+            topics.push(FetchableTopicResponse { name, topic_id, partitions: vec![data] });
+        }
+        FetchResponse { throttle_time_ms: 0, error_code: 0, session_id: self.context.session_id, topics, node_endpoints: Vec::new() }
+    }
+}

@@ -1,0 +1,157 @@
+//! ListOffsets (API 2), OffsetForLeaderEpoch (23) and DeleteRecords (21): where things are in a log, and where it begins.
+
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError as Error;
+use kafka_protocol::messages::delete_records_response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult};
+use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use kafka_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use kafka_protocol::messages::{
+    DeleteRecordsRequest, DeleteRecordsResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
+};
+
+use super::{Context, led_partition, log_error, partition_error};
+use crate::broker::Broker;
+use crate::replication::partition::Partition;
+use crate::runtime::Runtime;
+
+/// `timestamp` of a request for the next offset (up to the high watermark).
+const LATEST: i64 = -1;
+/// `timestamp` of a request for the log's start.
+const EARLIEST: i64 = -2;
+/// `timestamp` of a request for the record with the greatest timestamp (KIP-734).
+const MAX_TIMESTAMP: i64 = -3;
+/// `timestamp` of a request for the start of what is on local disks (KIP-405): all of it, without tiers.
+const EARLIEST_LOCAL: i64 = -4;
+/// `timestamp` of a request for the end of what was moved to a remote tier (KIP-1005): nothing.
+const LATEST_TIERED: i64 = -5;
+
+struct Found {
+    timestamp: i64,
+    offset: i64,
+    leader_epoch: i32,
+}
+
+/// What is answered where no offset fits.
+const NOTHING: Found = Found { timestamp: -1, offset: -1, leader_epoch: -1 };
+
+async fn find<R: Runtime>(partition: &Partition<R>, version: i16, timestamp: i64) -> Result<Found, Error> {
+    let log = partition.log();
+    let high_watermark = partition.high_watermark();
+    let earliest = |offset| Found { timestamp: -1, offset, leader_epoch: log.epoch_for_offset(offset).unwrap_or_else(|| partition.leader_epoch()) };
+    match timestamp {
+        LATEST => Ok(Found { timestamp: -1, offset: high_watermark, leader_epoch: partition.leader_epoch() }),
+        EARLIEST => Ok(earliest(log.log_start_offset())),
+        EARLIEST_LOCAL if version >= 8 => Ok(earliest(log.log_start_offset())),
+        LATEST_TIERED if version >= 9 => Ok(NOTHING),
+        MAX_TIMESTAMP if version >= 7 => match log.max_timestamp_offset().await {
+            Ok(Some(at)) if at.offset < high_watermark => Ok(Found { timestamp: at.timestamp, offset: at.offset, leader_epoch: at.leader_epoch }),
+            Ok(_) => Ok(NOTHING),
+            Err(error) => Err(log_error(&error)),
+        },
+        timestamp if timestamp < 0 => Err(Error::UnsupportedVersion),
+        timestamp => match log.offset_for_timestamp(timestamp).await {
+            Ok(Some(at)) if at.offset < high_watermark => Ok(Found { timestamp: at.timestamp, offset: at.offset, leader_epoch: at.leader_epoch }),
+            Ok(_) => Ok(NOTHING),
+            Err(error) => Err(log_error(&error)),
+        },
+    }
+}
+
+/// ListOffsets.
+pub async fn list_offsets<R: Runtime>(broker: Arc<Broker<R>>, context: Context, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    let mut topics = Vec::new();
+    for topic in request.topics {
+        let mut partitions = Vec::new();
+        for asked in &topic.partitions {
+            let found = match led_partition(&broker, &topic.name, asked.partition_index)
+                .and_then(|partition| partition.check_leader_epoch(asked.current_leader_epoch).map_err(|error| partition_error(&error)).map(|()| partition))
+            {
+                Ok(partition) => find(&partition, context.version, asked.timestamp).await,
+                Err(error) => Err(error),
+            };
+            let response = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
+            partitions.push(match found {
+                Ok(found) => response.with_timestamp(found.timestamp).with_offset(found.offset).with_leader_epoch(if context.version >= 4 {
+                    found.leader_epoch
+                } else {
+                    -1
+                }),
+                Err(error) => response.with_error_code(error.code()).with_timestamp(-1).with_offset(-1).with_leader_epoch(-1),
+            });
+        }
+        topics.push(ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions));
+    }
+    ListOffsetsResponse::default().with_topics(topics)
+}
+
+/// OffsetForLeaderEpoch (KIP-101, 279, 320).
+pub fn offset_for_leader_epoch<R: Runtime>(broker: &Arc<Broker<R>>, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
+    let topics = request
+        .topics
+        .into_iter()
+        .map(|topic| {
+            let partitions = topic
+                .partitions
+                .iter()
+                .map(|asked| {
+                    let response = EpochEndOffset::default().with_partition(asked.partition);
+                    let found = led_partition(broker, &topic.topic, asked.partition).and_then(|partition| {
+                        partition.check_leader_epoch(asked.current_leader_epoch).map_err(|error| partition_error(&error)).map(|()| partition)
+                    });
+                    match found {
+                        Ok(partition) => {
+                            // The current epoch ends where consumers' view ends: at the high watermark.
+                            let (epoch, end_offset) = if asked.leader_epoch == partition.leader_epoch() {
+                                (asked.leader_epoch, partition.high_watermark())
+                            } else {
+                                let (epoch, end) = partition.log().end_offset_for_epoch(asked.leader_epoch);
+                                (epoch, if epoch < 0 { -1 } else { end.min(partition.high_watermark()) })
+                            };
+                            response.with_leader_epoch(epoch).with_end_offset(end_offset)
+                        }
+                        Err(error) => response.with_error_code(error.code()).with_leader_epoch(-1).with_end_offset(-1),
+                    }
+                })
+                .collect();
+            OffsetForLeaderTopicResult::default().with_topic(topic.topic).with_partitions(partitions)
+        })
+        .collect();
+    OffsetForLeaderEpochResponse::default().with_topics(topics)
+}
+
+/// DeleteRecords (KIP-107): the log's start moves up to the offset, durably.
+pub async fn delete_records<R: Runtime>(broker: Arc<Broker<R>>, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
+    let mut topics = Vec::new();
+    for topic in request.topics {
+        let mut partitions = Vec::new();
+        for asked in &topic.partitions {
+            let response = DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
+            let deleted = match led_partition(&broker, &topic.name, asked.partition_index) {
+                _ if topic.name.as_str().starts_with("__") && crate::controller::image::is_internal(&topic.name) => Err(Error::InvalidTopicException),
+                // What a compacted topic keeps is decided by keys alone.
+                Ok(_) if broker.replicas().topic(&topic.name).is_some_and(|topic| !topic.config.cleanup_policy.delete) => Err(Error::PolicyViolation),
+                Ok(partition) => {
+                    let high_watermark = partition.high_watermark();
+                    // −1 asks for everything that is committed.
+                    let offset = if asked.offset == -1 { high_watermark } else { asked.offset };
+                    if offset < 0 || offset > high_watermark {
+                        Err(Error::OffsetOutOfRange)
+                    } else {
+                        partition.log().delete_records_before(offset).await.map_err(|error| {
+                            tracing::error!(partition = %partition.id(), %error, "records could not be deleted");
+                            Error::KafkaStorageError
+                        })
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            partitions.push(match deleted {
+                Ok(low_watermark) => response.with_low_watermark(low_watermark),
+                Err(error) => response.with_error_code(error.code()).with_low_watermark(-1),
+            });
+        }
+        topics.push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions));
+    }
+    DeleteRecordsResponse::default().with_topics(topics)
+}

@@ -1,0 +1,269 @@
+//! Produce (API 0): check each partition's batch in place, append it, and answer when it is committed.
+//!
+//! The append runs in the order of the connection's requests; the wait for the flush does not hold the next request up.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError as Error;
+use smallvec::SmallVec;
+
+use super::{Context, led_partition};
+use crate::broker::Broker;
+use crate::broker::dispatch::{Outcome, framed};
+use crate::config::topic::{CompressionType, TimestampType as ConfiguredTimestampType, TopicConfig};
+use crate::log::{AppendError, BatchToAppend, LogError, SequenceError};
+use crate::purgatory::Waiter;
+use crate::record::compression::Codec;
+use crate::record::validate::{self, Rejected, Rules, TargetCompression, TimestampType};
+use crate::replication::manager::TopicReplicas;
+use crate::replication::partition::Partition;
+use crate::runtime::Runtime;
+use crate::wire::frame::RequestHeader;
+use crate::wire::produce::{PartitionProduceResponse, ProduceRequest, ProduceResponse, RecordError, TopicProduceResponse};
+
+/// Answered when the records are on all in-sync replicas.
+const ACKS_ALL: i16 = -1;
+/// Not answered.
+const ACKS_NONE: i16 = 0;
+
+/// An append whose records are not committed yet.
+struct Pending<R: Runtime> {
+    /// Where in the response it is told.
+    topic: usize,
+    partition: usize,
+    replica: Arc<Partition<R>>,
+    end_offset: i64,
+}
+
+/// Produce.
+pub async fn produce<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, context: Context, body: Bytes) -> Outcome<R> {
+    let request = match ProduceRequest::decode(body, header.version) {
+        Ok(request) => request,
+        Err(error) => return Outcome::Close(format!("a malformed Produce request: {error}")),
+    };
+    let acks = request.acks;
+    let refused = if !header.api.serves(header.version) {
+        Some(Error::UnsupportedVersion)
+    } else if !(ACKS_ALL..=1).contains(&acks) {
+        Some(Error::InvalidRequiredAcks)
+    } else if request.transactional_id.is_some() {
+        // Without a transaction coordinator no producer can have begun a transaction.
+        Some(Error::InvalidTxnState)
+    } else {
+        None
+    };
+    if let Some(error) = refused {
+        return answer(&header, acks, &request.error_response(error));
+    }
+
+    let timeout = Duration::from_millis(request.timeout_ms.max(0).unsigned_abs().into());
+    let mut pending: SmallVec<[Pending<R>; 2]> = SmallVec::new();
+    let mut response = ProduceResponse { topics: Vec::with_capacity(request.topics.len()), throttle_time_ms: 0, node_endpoints: Vec::new() };
+    for topic in request.topics {
+        let replicas = if topic.topic_id.is_nil() { broker.replicas().topic(&topic.name) } else { broker.replicas().topic_by_id(topic.topic_id) };
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for data in topic.partitions {
+            let appended = match &replicas {
+                Some(replicas) => append(broker, replicas, header.version, acks, data.index, data.records).await,
+                None if header.version >= 13 => Err(Refusal::from(Error::UnknownTopicId)),
+                None => Err(Refusal::from(led_partition(broker, &topic.name, data.index).err().unwrap_or(Error::UnknownTopicOrPartition))),
+            };
+            match appended {
+                Ok((replica, told, end_offset)) => {
+                    if acks != ACKS_NONE && replica.high_watermark() < end_offset && !crate::plant!(broker.runtime(), "ack-before-commit") {
+                        pending.push(Pending { topic: response.topics.len(), partition: partitions.len(), replica, end_offset });
+                    }
+                    partitions.push(told);
+                }
+                Err(refusal) => partitions.push(refusal.told(data.index)),
+            }
+        }
+        let name = replicas.as_ref().map_or_else(|| Arc::from(topic.name.as_str()), |replicas| Arc::clone(&replicas.image.name));
+        response.topics.push(TopicProduceResponse { name, topic_id: topic.topic_id, partitions });
+    }
+    drop(context);
+    if acks == ACKS_NONE || pending.is_empty() {
+        return answer(&header, acks, &response);
+    }
+    let runtime = broker.runtime().clone();
+    Outcome::Later(Box::pin(async move {
+        let pending = Waiting { waiter: Waiter::new(), pending };
+        let mut deadline = runtime.sleep(timeout);
+        let timed_out = tokio::select! {
+            biased;
+            () = pending.all_committed() => false,
+            () = &mut deadline => true,
+        };
+        for wait in &pending.pending {
+            let told = &mut response.topics[wait.topic].partitions[wait.partition];
+            if wait.replica.high_watermark() >= wait.end_offset {
+                continue;
+            }
+            let error = if wait.replica.is_deleted() { Error::UnknownTopicOrPartition } else { Error::RequestTimedOut };
+            debug_assert!(timed_out || wait.replica.is_deleted());
+            *told = PartitionProduceResponse::error(told.index, error);
+        }
+        framed::<R>(response.encode_frame(header.version, header.correlation_id))
+    }))
+}
+
+fn answer<R: Runtime>(header: &RequestHeader, acks: i16, response: &ProduceResponse) -> Outcome<R> {
+    if acks != ACKS_NONE {
+        return Outcome::Reply(framed::<R>(response.encode_frame(header.version, header.correlation_id)));
+    }
+    // Without an answer the end of the connection is the only way to tell of a failure.
+    let failed = response.topics.iter().flat_map(|topic| &topic.partitions).find(|partition| partition.error_code != 0);
+    match failed {
+        Some(failed) => Outcome::Close(format!("a Produce request with acks=0 failed with error {} on partition {}", failed.error_code, failed.index)),
+        None => Outcome::Nothing,
+    }
+}
+
+/// A refused partition.
+struct Refusal {
+    error: Error,
+    record_errors: Vec<RecordError>,
+    message: Option<Cow<'static, str>>,
+    log_start_offset: i64,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { error, record_errors: Vec::new(), message: None, log_start_offset: -1 }
+    }
+}
+
+impl Refusal {
+    fn told(self, index: i32) -> PartitionProduceResponse {
+        PartitionProduceResponse {
+            record_errors: self.record_errors,
+            error_message: self.message,
+            log_start_offset: self.log_start_offset,
+            ..PartitionProduceResponse::error(index, self.error)
+        }
+    }
+}
+
+impl From<Rejected> for Refusal {
+    fn from(rejected: Rejected) -> Self {
+        Self { error: rejected.error, record_errors: rejected.record_errors, message: Some(rejected.message), log_start_offset: -1 }
+    }
+}
+
+/// What a topic's configuration asks of its records.
+fn rules(config: &TopicConfig) -> Rules {
+    let codec = |codec, level| TargetCompression::Codec { codec, level };
+    Rules {
+        timestamp_type: match config.message_timestamp_type {
+            ConfiguredTimestampType::CreateTime => TimestampType::CreateTime,
+            ConfiguredTimestampType::LogAppendTime => TimestampType::LogAppendTime,
+        },
+        timestamp_before_max_ms: config.message_timestamp_before_max_ms,
+        timestamp_after_max_ms: config.message_timestamp_after_max_ms,
+        compression: match config.compression_type {
+            CompressionType::Producer => TargetCompression::Producer,
+            CompressionType::Uncompressed => codec(Codec::None, None),
+            CompressionType::Gzip => codec(Codec::Gzip, Some(config.compression_gzip_level).filter(|level| *level >= 0)),
+            CompressionType::Snappy => codec(Codec::Snappy, None),
+            CompressionType::Lz4 => codec(Codec::Lz4, Some(config.compression_lz4_level)),
+            CompressionType::Zstd => codec(Codec::Zstd, Some(config.compression_zstd_level)),
+        },
+        compacted: config.cleanup_policy.compact,
+        max_message_bytes: config.max_message_bytes.max(0) as usize,
+        ..Rules::default()
+    }
+}
+
+type Appended<R> = (Arc<Partition<R>>, PartitionProduceResponse, i64);
+
+async fn append<R: Runtime>(
+    broker: &Arc<Broker<R>>,
+    replicas: &TopicReplicas<R>,
+    version: i16,
+    acks: i16,
+    index: i32,
+    records: Option<Bytes>,
+) -> Result<Appended<R>, Refusal> {
+    let replica = match replicas.partition(index) {
+        Some(replica) => Arc::clone(replica),
+        None => led_partition(broker, &replicas.image.name, index)?,
+    };
+    if replicas.image.internal && acks != ACKS_ALL {
+        // Records of internal topics are the broker's own memory: only with all acknowledgements.
+        return Err(Error::InvalidRequiredAcks.into());
+    }
+    let in_sync = replicas.image.partitions.get(index as usize).map_or(0, |partition| partition.isr.len());
+    if acks == ACKS_ALL && in_sync < replicas.config.min_insync_replicas.max(1) as usize {
+        return Err(Refusal {
+            message: Some(Cow::Owned(format!("{in_sync} replicas are in sync; min.insync.replicas is {}", replicas.config.min_insync_replicas))),
+            ..Error::NotEnoughReplicas.into()
+        });
+    }
+    let rules = rules(&replicas.config);
+    let now = broker.runtime().unix_ms();
+    let checked = validate::check(records.as_ref(), version, &rules, now)?;
+    // Decoding and compressing all records is work for another thread; a batch that stays as it is costs nothing more.
+    let validated =
+        if checked.decodes_records() { broker.runtime().blocking(move || checked.finish(&rules, now)).await? } else { checked.finish(&rules, now)? };
+    let log_append_time_ms = validated.log_append_time_ms;
+    let info = match replica.append(&[BatchToAppend { header: validated.header, bytes: validated.bytes }]).await {
+        Ok(info) => info,
+        Err(error) => return Err(append_refusal(&replica, &error)),
+    };
+    let told = PartitionProduceResponse::appended(index, info.base_offset, log_append_time_ms, info.log_start_offset);
+    Ok((replica, told, info.last_offset + 1))
+}
+
+/// The wire's word for a failed append.
+fn append_refusal<R: Runtime>(replica: &Arc<Partition<R>>, error: &AppendError) -> Refusal {
+    let code = match error {
+        AppendError::Sequence(SequenceError::OutOfOrder { .. }) => Error::OutOfOrderSequenceNumber,
+        AppendError::Sequence(SequenceError::InvalidEpoch { .. }) => Error::InvalidProducerEpoch,
+        AppendError::Sequence(SequenceError::InvalidTransactionState { .. }) => Error::InvalidTxnState,
+        AppendError::MessageTooLarge { .. } => Error::MessageTooLarge,
+        AppendError::LargerThanSegment { .. } => Error::RecordListTooLarge,
+        AppendError::Log(LogError::Deleted { .. }) => Error::UnknownTopicOrPartition,
+        AppendError::OffsetsNotIncreasing { .. } | AppendError::Log(_) => Error::KafkaStorageError,
+    };
+    if code == Error::KafkaStorageError {
+        tracing::error!(partition = %replica.id(), %error, "an append failed");
+    } else {
+        tracing::debug!(partition = %replica.id(), %error, "an append was refused");
+    }
+    Refusal { message: Some(Cow::Owned(error.to_string())), log_start_offset: replica.log().log_start_offset(), ..code.into() }
+}
+
+/// Appends waiting for their high watermarks; forgets its place in their lists when it goes.
+struct Waiting<R: Runtime> {
+    waiter: Arc<Waiter>,
+    pending: SmallVec<[Pending<R>; 2]>,
+}
+
+impl<R: Runtime> Waiting<R> {
+    async fn all_committed(&self) {
+        for wait in &self.pending {
+            loop {
+                let done = || wait.replica.high_watermark() >= wait.end_offset || wait.replica.is_deleted();
+                if done() {
+                    break;
+                }
+                wait.replica.wake_at(wait.end_offset, &self.waiter);
+                if done() {
+                    break;
+                }
+                self.waiter.woken().await;
+            }
+        }
+    }
+}
+
+impl<R: Runtime> Drop for Waiting<R> {
+    fn drop(&mut self) {
+        for wait in &self.pending {
+            wait.replica.forget(&self.waiter);
+        }
+    }
+}

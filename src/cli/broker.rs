@@ -1,0 +1,51 @@
+//! `ottla` and `ottla broker`: reads the configuration and starts a broker.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::cli::output::complain;
+use crate::config::BrokerConfig;
+use crate::runtime::tokio::run as run_tokio;
+
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+pub(crate) struct Args {
+    /// The configuration: a server.properties with Kafka's keys. Without one, the broker listens on localhost:9092 and keeps its data in
+    /// ./ottla-data.
+    pub(crate) file: Option<PathBuf>,
+    /// Sets a key of the configuration, over the file; may be repeated.
+    #[arg(short = 'o', long = "override", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+pub(crate) fn run(args: Args) -> ExitCode {
+    let Args { file, overrides } = args;
+    let loaded = run_tokio(1, |runtime| async move { BrokerConfig::load(&runtime, file.as_deref(), &overrides).await });
+    let config = match loaded {
+        Ok(Ok(config)) => config,
+        Ok(Err(error)) => {
+            complain(format_args!("{error}"));
+            return ExitCode::from(2);
+        }
+        Err(error) => {
+            complain(format_args!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    log_to_stderr();
+    for note in &config.notes {
+        complain(format_args!("{note}"));
+    }
+    crate::production::run_broker(config)
+}
+
+/// Events go to standard error; `OTTLA_LOG` says which, in the syntax of `tracing`'s filters (`OTTLA_LOG=debug`, `OTTLA_LOG=ottla::log=trace`).
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
+        .with_env_var("OTTLA_LOG")
+        .from_env_lossy();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    // An embedder's subscriber that is there already is fine, too.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).with_target(false).try_init();
+}

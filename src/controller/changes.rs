@@ -1,0 +1,441 @@
+//! The controller's task: carries out changes one after the other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use super::configs::{Alteration, ConfigEntries, ConfigPlan, ConfigResource, broker_of, plan_incremental, plan_replacement};
+use super::image::{MetadataImage, PartitionImage, TopicImage, is_internal};
+use super::topics::{self, ApiError, Context, NewPartitions, NewTopic, TopicPlan, TopicSelector};
+use super::znodes::{self, PartitionState};
+use super::{ControllerConfig, CreatedTopic, DeletedTopic, api_error, uuid_text};
+use crate::coordination::Coordination;
+use crate::coordination::op::{ANY_VERSION, Failure, Operation, OperationResult};
+use crate::plant;
+use crate::runtime::Runtime;
+
+/// The most operations of a `multi`.
+const MULTI_COUNT: usize = 1_000;
+
+/// About the most bytes of a `multi`: an Apache ZooKeeper takes 1 MiB.
+const MULTI_BYTES: usize = 768 << 10;
+
+type Answers<T> = oneshot::Sender<Vec<Result<T, ApiError>>>;
+
+/// A request to change the metadata.
+pub(super) enum Change {
+    Create { topics: Vec<NewTopic>, validate_only: bool, answer: Answers<CreatedTopic> },
+    Delete { topics: Vec<TopicSelector>, answer: Answers<DeletedTopic> },
+    Grow { growths: Vec<NewPartitions>, validate_only: bool, answer: Answers<()> },
+    AlterIncrementally { resources: Vec<(ConfigResource, Vec<Alteration>)>, validate_only: bool, answer: Answers<()> },
+    Replace { resources: Vec<(ConfigResource, ConfigEntries)>, validate_only: bool, answer: Answers<()> },
+    Shutdown { done: oneshot::Sender<()> },
+}
+
+/// Operations that must be in one `multi`, on behalf of the item `owner` of a request.
+pub(super) struct Unit {
+    pub(super) owner: usize,
+    pub(super) operations: Vec<Operation>,
+}
+
+/// Puts units together into as few `multi`s as the limits allow. A single unit may exceed them.
+pub(super) fn pack(units: Vec<Unit>) -> Vec<Vec<Unit>> {
+    let mut packed: Vec<Vec<Unit>> = Vec::new();
+    let (mut count, mut bytes) = (0, 0);
+    for unit in units {
+        let unit_bytes: usize = unit.operations.iter().map(Operation::size_bytes).sum();
+        let fits = count + unit.operations.len() <= MULTI_COUNT && bytes + unit_bytes <= MULTI_BYTES;
+        if !fits || packed.is_empty() {
+            packed.push(Vec::new());
+            (count, bytes) = (0, 0);
+        }
+        count += unit.operations.len();
+        bytes += unit_bytes;
+        packed.last_mut().expect("one was pushed").push(unit);
+    }
+    packed
+}
+
+/// Carries out the operations if the controller's epoch is still the one of `epoch_version`.
+pub(super) async fn fenced<R: Runtime>(
+    coordination: &Coordination<R>,
+    epoch_version: i32,
+    operations: impl IntoIterator<Item = Operation>,
+) -> Result<Vec<OperationResult>, Failure> {
+    let mut all = vec![Operation::check(znodes::CONTROLLER_EPOCH, epoch_version)];
+    all.extend(operations);
+    let mut results = coordination.multi(all).await?;
+    results.remove(0);
+    Ok(results)
+}
+
+/// The znodes of a partition that is new: led by its first replica, all replicas in sync.
+pub(super) fn new_partition(topic: &str, partition: i32, replicas: &[i32], controller_epoch: i32) -> (Vec<Operation>, PartitionImage) {
+    let leader = replicas.first().copied().unwrap_or(-1);
+    let state = PartitionState { version: 1, leader, leader_epoch: 0, controller_epoch, isr: replicas.to_vec() };
+    let operations =
+        vec![Operation::create(znodes::partition_path(topic, partition), ""), Operation::create(znodes::state_path(topic, partition), state.encode())];
+    let image = PartitionImage { leader, leader_epoch: 0, replicas: replicas.to_vec(), isr: replicas.to_vec(), partition_epoch: 0 };
+    (operations, image)
+}
+
+/// A znode of settings, made or replaced.
+async fn write_config<R: Runtime>(coordination: &Coordination<R>, path: String, config: &BTreeMap<String, String>) -> Result<Operation, Failure> {
+    let content = znodes::encode_config(config);
+    Ok(match coordination.exists(&path).await? {
+        Some(_) => Operation::set(path, content, ANY_VERSION),
+        None => Operation::create(path, content),
+    })
+}
+
+/// The deletions of a znode and all below it, children first.
+pub(super) async fn delete_subtree<R: Runtime>(coordination: &Coordination<R>, path: &str) -> Result<Vec<Operation>, Failure> {
+    let mut found = Vec::new();
+    let mut open = vec![path.to_owned()];
+    while let Some(path) = open.pop() {
+        if coordination.exists(&path).await?.is_none() {
+            continue;
+        }
+        let (children, _) = coordination.children(&path).await?;
+        open.extend(children.iter().map(|name| format!("{path}/{name}")));
+        found.push(path);
+    }
+    Ok(found.into_iter().rev().map(|path| Operation::delete(path, ANY_VERSION)).collect())
+}
+
+/// Deletes a topic in several `multi`s: first the mark from which on it is deleted, last its own znode together with the mark.
+pub(super) async fn delete_in_parts<R: Runtime>(coordination: &Coordination<R>, epoch_version: i32, topic: &str) -> Result<(), Failure> {
+    let mark = znodes::delete_topic_path(topic);
+    if coordination.exists(&mark).await?.is_none() {
+        fenced(coordination, epoch_version, [Operation::create(&*mark, "")]).await?;
+    }
+    let mut operations = delete_subtree(coordination, &znodes::topic_path(topic)).await?;
+    let mut last: Vec<Operation> = operations.pop().into_iter().collect();
+    last.extend(delete_subtree(coordination, &znodes::topic_config_path(topic)).await?);
+    last.push(Operation::delete(mark, ANY_VERSION));
+    let units = operations.into_iter().map(|operation| Unit { owner: 0, operations: vec![operation] }).collect();
+    for multi in pack(units) {
+        fenced(coordination, epoch_version, multi.into_iter().flat_map(|unit| unit.operations)).await?;
+    }
+    fenced(coordination, epoch_version, last).await.map(drop)
+}
+
+/// The task's state.
+pub(super) struct Changes<R: Runtime> {
+    pub(super) rt: R,
+    /// On behalf of this broker's session.
+    pub(super) coordination: Coordination<R>,
+    /// The version of `/controller_epoch` that this controller wrote.
+    pub(super) epoch_version: i32,
+    pub(super) controller_epoch: i32,
+    pub(super) config: ControllerConfig,
+    pub(super) images: watch::Sender<Arc<MetadataImage>>,
+}
+
+impl<R: Runtime> Changes<R> {
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Change>) {
+        while let Some(change) = queue.recv().await {
+            // Whoever asked may have gone: the change stands.
+            match change {
+                Change::Create { topics, validate_only, answer } => drop(answer.send(self.create(&topics, validate_only).await)),
+                Change::Delete { topics, answer } => drop(answer.send(self.delete(&topics).await)),
+                Change::Grow { growths, validate_only, answer } => drop(answer.send(self.grow(&growths, validate_only).await)),
+                Change::AlterIncrementally { resources, validate_only, answer } => {
+                    let image = self.image();
+                    let plans = resources
+                        .into_iter()
+                        .map(|(resource, alterations)| {
+                            let plan = plan_incremental(&image, &*self.config.rules, &resource, &alterations);
+                            (resource, plan)
+                        })
+                        .collect();
+                    drop(image);
+                    drop(answer.send(self.configure(plans, validate_only).await));
+                }
+                Change::Replace { resources, validate_only, answer } => {
+                    let image = self.image();
+                    let plans = resources
+                        .into_iter()
+                        .map(|(resource, configs)| {
+                            let plan = plan_replacement(&image, &*self.config.rules, &resource, &configs);
+                            (resource, plan)
+                        })
+                        .collect();
+                    drop(image);
+                    drop(answer.send(self.configure(plans, validate_only).await));
+                }
+                Change::Shutdown { done } => {
+                    if let Err(failure) = self.coordination.close_session().await {
+                        tracing::warn!(%failure, "the broker's registration could not be given up");
+                    }
+                    queue.close();
+                    drop(done);
+                }
+            }
+        }
+    }
+
+    fn image(&self) -> Arc<MetadataImage> {
+        self.images.borrow().clone()
+    }
+
+    /// Changes the published image. If no reader holds it at the moment, only what changes is touched.
+    fn publish(&self, change: impl FnOnce(&mut MetadataImage)) {
+        self.images.send_modify(|image| change(Arc::make_mut(image)));
+    }
+
+    async fn write(&self, operations: impl IntoIterator<Item = Operation>) -> Result<Vec<OperationResult>, Failure> {
+        fenced(&self.coordination, self.epoch_version, operations).await
+    }
+
+    /// Writes all units; the first failure ends it, and is the result of every item whose units are not all written.
+    async fn write_units(&self, units: Vec<Unit>, mut done: impl FnMut(usize)) -> Option<(Failure, Vec<usize>)> {
+        let mut left: BTreeMap<usize, usize> = BTreeMap::new();
+        for unit in &units {
+            *left.entry(unit.owner).or_default() += 1;
+        }
+        for multi in pack(units) {
+            let owners: Vec<usize> = multi.iter().map(|unit| unit.owner).collect();
+            if let Err(failure) = self.write(multi.into_iter().flat_map(|unit| unit.operations)).await {
+                return Some((failure, left.into_keys().collect()));
+            }
+            for owner in owners {
+                let count = left.get_mut(&owner).expect("counted");
+                *count -= 1;
+                if *count == 0 {
+                    left.remove(&owner);
+                    done(owner);
+                }
+            }
+        }
+        None
+    }
+
+    async fn create(&self, topics: &[NewTopic], validate_only: bool) -> Vec<Result<CreatedTopic, ApiError>> {
+        let plans = {
+            let image = self.image();
+            let context = Context {
+                image: &image,
+                default_partition_count: self.config.default_partition_count,
+                default_replication_factor: self.config.default_replication_factor,
+                rules: &*self.config.rules,
+            };
+            topics::plan_creation(&context, topics, |below| (self.rt.random_u64() % below.max(1) as u64) as usize)
+        };
+        let mut units = Vec::new();
+        let mut results = Vec::with_capacity(plans.len());
+        for (owner, plan) in plans.into_iter().enumerate() {
+            let created = match plan {
+                Ok(plan) if validate_only => Ok(CreatedTopic { topic: Arc::new(self.image_of(&plan, Uuid::nil(), &mut Vec::new(), owner)) }),
+                Ok(plan) => self.creation_units(plan, owner, &mut units).await,
+                Err(error) => Err(error),
+            };
+            results.push(created);
+        }
+        let mut done = Vec::new();
+        if let Some((failure, unfinished)) = self.write_units(units, |owner| done.push(owner)).await {
+            for owner in unfinished {
+                results[owner] = Err(api_error(&failure));
+            }
+        }
+        if !done.is_empty() {
+            self.publish(|image| {
+                for owner in done {
+                    if let Ok(created) = &results[owner] {
+                        image.put_topic(created.topic.clone());
+                    }
+                }
+            });
+        }
+        results
+    }
+
+    async fn creation_units(&self, plan: TopicPlan, owner: usize, units: &mut Vec<Unit>) -> Result<CreatedTopic, ApiError> {
+        let id = random_id(&self.rt);
+        let config = write_config(&self.coordination, znodes::topic_config_path(&plan.name), &plan.config).await.map_err(|failure| api_error(&failure))?;
+        let content = znodes::encode_topic(id, plan.replicas.iter().map(Vec::as_slice));
+        let topic = vec![Operation::create(znodes::topic_path(&plan.name), content), Operation::create(znodes::partitions_path(&plan.name), "")];
+        if plant!(&self.rt, "topic-create-not-atomic") {
+            self.write(topic).await.map_err(|failure| api_error(&failure))?;
+            units.push(Unit { owner, operations: vec![config] });
+        } else {
+            // From this unit on the topic exists: all that cannot be told from the rest is in it.
+            units.push(Unit { owner, operations: [vec![config], topic].concat() });
+        }
+        let topic = self.image_of(&plan, id, units, owner);
+        Ok(CreatedTopic { topic: Arc::new(topic) })
+    }
+
+    fn image_of(&self, plan: &TopicPlan, id: Uuid, units: &mut Vec<Unit>, owner: usize) -> TopicImage {
+        let partitions = plan
+            .replicas
+            .iter()
+            .zip(0..)
+            .map(|(replicas, partition)| {
+                let (operations, image) = new_partition(&plan.name, partition, replicas, self.controller_epoch);
+                units.push(Unit { owner, operations });
+                image
+            })
+            .collect();
+        TopicImage { name: plan.name.clone(), id, partitions, config: plan.config.clone(), internal: is_internal(&plan.name) }
+    }
+
+    async fn delete(&self, topics: &[TopicSelector]) -> Vec<Result<DeletedTopic, ApiError>> {
+        let plans = topics::plan_deletion(&self.image(), topics);
+        let mut results = Vec::with_capacity(plans.len());
+        let mut units = Vec::new();
+        for (owner, plan) in plans.into_iter().enumerate() {
+            let deleted = match plan {
+                Ok(topic) => {
+                    let deleted = DeletedTopic { name: topic.name.clone(), id: topic.id };
+                    self.deletion(&topic.name, owner, &mut units).await.map(|()| deleted).map_err(|failure| api_error(&failure))
+                }
+                Err(error) => Err(error),
+            };
+            results.push(deleted);
+        }
+        let mut done = Vec::new();
+        if let Some((failure, unfinished)) = self.write_units(units, |owner| done.push(owner)).await {
+            for owner in unfinished {
+                results[owner] = Err(api_error(&failure));
+            }
+        }
+        if !done.is_empty() {
+            self.publish(|image| {
+                for owner in done {
+                    if let Ok(deleted) = &results[owner] {
+                        image.remove_topic(&deleted.name);
+                    }
+                }
+            });
+        }
+        results
+    }
+
+    /// Deletes a large topic, or adds the deletion of a small one to `units`.
+    async fn deletion(&self, topic: &str, owner: usize, units: &mut Vec<Unit>) -> Result<(), Failure> {
+        let mut operations = delete_subtree(&self.coordination, &znodes::topic_path(topic)).await?;
+        operations.extend(delete_subtree(&self.coordination, &znodes::topic_config_path(topic)).await?);
+        if operations.len() < MULTI_COUNT {
+            units.push(Unit { owner, operations });
+            return Ok(());
+        }
+        fenced(&self.coordination, self.epoch_version, [Operation::create(znodes::delete_topic_path(topic), "")]).await?;
+        // Deleted from here on, whatever comes.
+        self.publish(|image| image.remove_topic(topic));
+        delete_in_parts(&self.coordination, self.epoch_version, topic).await
+    }
+
+    async fn grow(&self, growths: &[NewPartitions], validate_only: bool) -> Vec<Result<(), ApiError>> {
+        let image = self.image();
+        let mut results = Vec::with_capacity(growths.len());
+        let mut units = Vec::new();
+        let mut grown: BTreeMap<usize, TopicImage> = BTreeMap::new();
+        for (owner, growth) in growths.iter().enumerate() {
+            if growths.iter().filter(|other| other.name == growth.name).count() > 1 {
+                results.push(Err(ApiError::new(ResponseError::InvalidRequest, "Duplicate topic name.")));
+                continue;
+            }
+            let plan = topics::plan_growth(&image, growth);
+            results.push(plan.as_ref().map(|_| ()).map_err(Clone::clone));
+            let Ok((topic, added)) = plan else { continue };
+            let mut topic = TopicImage::clone(&topic);
+            let all = topic.partitions.iter().map(|partition| partition.replicas.as_slice()).chain(added.iter().map(Vec::as_slice));
+            // From this unit on the partitions exist.
+            let content = znodes::encode_topic(topic.id, all);
+            units.push(Unit { owner, operations: vec![Operation::set(znodes::topic_path(&topic.name), content, ANY_VERSION)] });
+            for replicas in &added {
+                let (operations, image) = new_partition(&topic.name, topic.partition_count(), replicas, self.controller_epoch);
+                units.push(Unit { owner, operations });
+                topic.partitions.push(image);
+            }
+            grown.insert(owner, topic);
+        }
+        drop(image);
+        if validate_only {
+            return results;
+        }
+        let mut done = Vec::new();
+        if let Some((failure, unfinished)) = self.write_units(units, |owner| done.push(owner)).await {
+            for owner in unfinished {
+                results[owner] = Err(api_error(&failure));
+            }
+        }
+        self.publish(|image| {
+            for owner in done {
+                if let Some(topic) = grown.remove(&owner) {
+                    image.put_topic(Arc::new(topic));
+                }
+            }
+        });
+        results
+    }
+
+    async fn configure(&self, plans: Vec<(ConfigResource, ConfigPlan)>, validate_only: bool) -> Vec<Result<(), ApiError>> {
+        let mut results = Vec::with_capacity(plans.len());
+        let mut units = Vec::new();
+        for (owner, (resource, plan)) in plans.iter().enumerate() {
+            if plans.iter().filter(|(other, _)| other == resource).count() > 1 {
+                results.push(Err(ApiError::new(ResponseError::InvalidRequest, "Each resource must appear at most once.")));
+                continue;
+            }
+            results.push(match plan {
+                Ok(_) if validate_only => Ok(()),
+                Ok(settings) => match self.configuration(resource, settings).await {
+                    Ok(operation) => {
+                        units.push(Unit { owner, operations: vec![operation] });
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error.clone()),
+            });
+        }
+        let mut done = Vec::new();
+        if let Some((failure, unfinished)) = self.write_units(units, |owner| done.push(owner)).await {
+            for owner in unfinished {
+                results[owner] = Err(api_error(&failure));
+            }
+        }
+        if !done.is_empty() {
+            self.publish(|image| {
+                for owner in done {
+                    let (resource, Ok(settings)) = &plans[owner] else { continue };
+                    match resource {
+                        ConfigResource::Topic(name) => {
+                            if let Some(topic) = image.topic(name).cloned() {
+                                image.put_topic(Arc::new(TopicImage { config: settings.clone(), ..TopicImage::clone(&topic) }));
+                            }
+                        }
+                        ConfigResource::Broker(name) => {
+                            if let Ok(broker) = broker_of(image, name) {
+                                image.broker_configs.insert(broker, settings.clone());
+                            }
+                        }
+                    }
+                }
+            });
+        }
+        results
+    }
+
+    async fn configuration(&self, resource: &ConfigResource, settings: &BTreeMap<String, String>) -> Result<Operation, ApiError> {
+        let path = match resource {
+            ConfigResource::Topic(topic) => znodes::topic_config_path(topic),
+            ConfigResource::Broker(name) => znodes::broker_config_path(broker_of(&self.image(), name)?),
+        };
+        write_config(&self.coordination, path, settings).await.map_err(|failure| api_error(&failure))
+    }
+}
+
+/// A new topic's id.
+pub(super) fn random_id<R: Runtime>(rt: &R) -> Uuid {
+    loop {
+        if let Some(id) = uuid_text::from_random(rt.random_u64(), rt.random_u64()) {
+            return id;
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The controller: the cluster's metadata, stored in the tree of znodes in Kafka's layout, published as images.
+//!
+//! [`Controller`] is the handle. One task carries out changes one after the other, also when the caller goes away meanwhile; each is durable before the
+//! image that shows it is published and before it is answered. Every write is a `multi` that checks the controller's epoch, so that a controller that was
+//! replaced cannot write.
+//!
+//! A topic with very many partitions takes more than one `multi`. Its creation counts from the first one, which writes its settings and its whole
+//! assignment; its deletion from the mark in `/admin/delete_topics`. What a crash leaves unfinished is finished at the next start, before anything is
+//! served, so that nobody ever sees half a topic.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `image` | the metadata as brokers use it |
+//! | `topics`, `configs` | what requests must fulfil, in Kafka's words |
+//! | `placement` | where replicas go, who leads |
+//! | `znodes` | Kafka's paths and JSON |
+//! | `start` | registration, election, what is finished at start |
+//! | `changes` | the task that writes |
+
+mod changes;
+pub mod configs;
+pub mod image;
+pub mod placement;
+mod start;
+pub mod topics;
+pub mod uuid_text;
+pub mod znodes;
+
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use self::changes::{Change, Changes};
+use self::configs::{Alteration, ConfigEntries, ConfigResource, ConfigRules};
+use self::image::{BrokerInfo, MetadataImage, TopicImage};
+use self::topics::{ApiError, NewPartitions, NewTopic, TopicSelector};
+use self::znodes::ZnodeError;
+use crate::coordination::Coordination;
+use crate::coordination::op::{ErrorCode, Failure};
+use crate::plant;
+use crate::runtime::Runtime;
+
+/// How many producer ids are taken from the tree at once, as in Kafka (KIP-730).
+pub const PRODUCER_ID_BLOCK_COUNT: i64 = 1000;
+
+/// How many requests wait for the controller before callers wait for room.
+const QUEUE_COUNT: usize = 256;
+
+/// What a controller is told when it starts.
+#[derive(Clone)]
+pub struct ControllerConfig {
+    /// This broker; its epoch is assigned at registration.
+    pub broker: BrokerInfo,
+    /// The cluster's id as the log directories know it (`meta.properties`); `None` if they are new.
+    pub expected_cluster_id: Option<String>,
+    /// `num.partitions`.
+    pub default_partition_count: i32,
+    /// `default.replication.factor`.
+    pub default_replication_factor: i16,
+    /// `zookeeper.session.timeout.ms`.
+    pub session_timeout_ms: i32,
+    /// What settings may be.
+    pub rules: Arc<dyn ConfigRules>,
+}
+
+/// Why a controller cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The coordination service refused.
+    #[error("the cluster's metadata cannot be read or written: {0}")]
+    Coordination(#[from] Failure),
+    /// A znode holds what cannot be understood.
+    #[error("{0}; set it right or restore the coordination directory from a backup")]
+    Znode(#[from] ZnodeError),
+    /// The log directories belong to another cluster.
+    #[error(
+        "the log directories belong to the cluster '{expected}' (meta.properties), and the coordination service to '{stored}'; bring the directories of one \
+         cluster together again, or name others in 'log.dirs'"
+    )]
+    InconsistentClusterId {
+        /// In the tree.
+        stored: String,
+        /// In the log directories.
+        expected: String,
+    },
+    /// The tree is new and the log directories are not.
+    #[error(
+        "the coordination directory is empty, and the log directories belong to the cluster '{expected}' (meta.properties): the directory of the \
+         coordination log was lost or moved; restore it, or name new directories in 'log.dirs'"
+    )]
+    MetadataLost {
+        /// In the log directories.
+        expected: String,
+    },
+    /// Another broker holds a znode that this one needs.
+    #[error("'{path}' is held by another broker ({holder}); stop that one, or give this broker another 'broker.id'")]
+    Held {
+        /// Its path.
+        path: String,
+        /// What it says.
+        holder: String,
+    },
+}
+
+/// A topic that was created, or that would have been (`validate_only`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedTopic {
+    /// The topic. If it was only validated, its id is nil.
+    pub topic: Arc<TopicImage>,
+}
+
+/// A topic that was deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletedTopic {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its id.
+    pub id: Uuid,
+}
+
+/// The producer ids that were taken and not yet given out.
+#[derive(Debug, Default)]
+struct ProducerIds {
+    next: i64,
+    end: i64,
+}
+
+/// A handle to the controller. Clones share it.
+pub struct Controller<R: Runtime> {
+    rt: R,
+    coordination: Coordination<R>,
+    changes: mpsc::Sender<Change>,
+    images: watch::Receiver<Arc<MetadataImage>>,
+    producer_ids: Arc<Mutex<ProducerIds>>,
+    broker_id: i32,
+}
+
+impl<R: Runtime> Clone for Controller<R> {
+    fn clone(&self) -> Self {
+        Self {
+            rt: self.rt.clone(),
+            coordination: self.coordination.clone(),
+            changes: self.changes.clone(),
+            images: self.images.clone(),
+            producer_ids: self.producer_ids.clone(),
+            broker_id: self.broker_id,
+        }
+    }
+}
+
+impl<R: Runtime> Controller<R> {
+    /// Registers this broker, makes it the controller, finishes what a crash left unfinished, and raises the leader epoch of every
+    /// partition that this broker leads: it never leads in an epoch that it held in an earlier life.
+    ///
+    /// # Errors
+    /// [`StartError`], which says what to do.
+    pub async fn start(rt: R, coordination: Coordination<R>, config: ControllerConfig) -> Result<Self, StartError> {
+        let broker_id = config.broker.id;
+        let started = start::start(&rt, &coordination, &config).await?;
+        let (publisher, images) = watch::channel(Arc::new(started.image));
+        let (changes, queue) = mpsc::channel(QUEUE_COUNT);
+        let task = Changes {
+            rt: rt.clone(),
+            coordination: started.session,
+            epoch_version: started.epoch_version,
+            controller_epoch: started.controller_epoch,
+            config,
+            images: publisher,
+        };
+        rt.spawn("controller", task.run(queue));
+        Ok(Self { rt, coordination, changes, images, producer_ids: Arc::default(), broker_id })
+    }
+
+    /// The metadata as of the last change.
+    pub fn image(&self) -> Arc<MetadataImage> {
+        self.images.borrow().clone()
+    }
+
+    /// Tells of each change of the metadata; slow receivers see the latest image only. Do not hold what `borrow` returns over an await.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<MetadataImage>> {
+        self.images.clone()
+    }
+
+    /// Creates topics; one result each, in order. With `validate_only` nothing is written. Durable and in the image when `Ok`.
+    pub async fn create_topics(&self, topics: Vec<NewTopic>, validate_only: bool) -> Vec<Result<CreatedTopic, ApiError>> {
+        let count = topics.len();
+        self.change(count, |answer| Change::Create { topics, validate_only, answer }).await
+    }
+
+    /// Deletes topics; one result each, in order. Durable and gone from the image when `Ok`.
+    pub async fn delete_topics(&self, topics: Vec<TopicSelector>) -> Vec<Result<DeletedTopic, ApiError>> {
+        let count = topics.len();
+        self.change(count, |answer| Change::Delete { topics, answer }).await
+    }
+
+    /// Adds partitions to topics; one result each, in order. Durable and in the image when `Ok`.
+    pub async fn create_partitions(&self, growths: Vec<NewPartitions>, validate_only: bool) -> Vec<Result<(), ApiError>> {
+        let count = growths.len();
+        self.change(count, |answer| Change::Grow { growths, validate_only, answer }).await
+    }
+
+    /// Changes single settings of topics and brokers (KIP-339); one result per resource, in order. Durable and in the image when `Ok`.
+    pub async fn incremental_alter_configs(&self, resources: Vec<(ConfigResource, Vec<Alteration>)>, validate_only: bool) -> Vec<Result<(), ApiError>> {
+        let count = resources.len();
+        self.change(count, |answer| Change::AlterIncrementally { resources, validate_only, answer }).await
+    }
+
+    /// Replaces all settings of topics and brokers; one result per resource, in order. Durable and in the image when `Ok`.
+    pub async fn alter_configs(&self, resources: Vec<(ConfigResource, ConfigEntries)>, validate_only: bool) -> Vec<Result<(), ApiError>> {
+        let count = resources.len();
+        self.change(count, |answer| Change::Replace { resources, validate_only, answer }).await
+    }
+
+    async fn change<T>(&self, count: usize, change: impl FnOnce(oneshot::Sender<Vec<Result<T, ApiError>>>) -> Change) -> Vec<Result<T, ApiError>> {
+        let (answer, wait) = oneshot::channel();
+        let results = match self.changes.send(change(answer)).await {
+            Ok(()) => wait.await.ok(),
+            Err(_) => None,
+        };
+        let stopped = || Err(ApiError::new(ResponseError::NotController, "The controller has stopped."));
+        results.unwrap_or_else(|| (0..count).map(|_| stopped()).collect())
+    }
+
+    /// A producer id that nobody has and nobody will get again, not even after a crash.
+    ///
+    /// # Errors
+    /// [`ApiError`]; trying again is safe.
+    pub async fn allocate_producer_id(&self) -> Result<i64, ApiError> {
+        let mut ids = self.producer_ids.lock().await;
+        while ids.next == ids.end {
+            let block = self.coordination.get(znodes::PRODUCER_ID_BLOCK).await.map_err(|failure| api_error(&failure))?;
+            let last = znodes::decode_producer_ids(&block.data).map_err(|error| ApiError::new(ResponseError::UnknownServerError, error.to_string()))?;
+            let start = last.map_or(0, |last| last.saturating_add(1));
+            let Some(end) = start.checked_add(PRODUCER_ID_BLOCK_COUNT) else {
+                let message = "Exhausted all producerIds as the next block's end producerId has exceeded long type limit";
+                return Err(ApiError::new(ResponseError::UnknownServerError, message));
+            };
+            let content = znodes::encode_producer_ids(self.broker_id, start, end - 1);
+            if plant!(&self.rt, "producer-ids-not-stored") {
+                *ids = ProducerIds { next: start.max(ids.end), end: end.max(ids.end + PRODUCER_ID_BLOCK_COUNT) };
+                break;
+            }
+            match self.coordination.set(znodes::PRODUCER_ID_BLOCK, content, block.stat.version).await {
+                Ok(_) => *ids = ProducerIds { next: start, end },
+                Err(Failure { code: ErrorCode::BadVersion, .. }) => {} // Another broker took this block: the next one, then.
+                Err(failure) => return Err(api_error(&failure)),
+            }
+        }
+        ids.next += 1;
+        Ok(ids.next - 1)
+    }
+
+    /// Finishes the changes that were asked for, then gives up the registration and the controllership.
+    pub async fn shutdown(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.changes.send(Change::Shutdown { done }).await.is_ok() {
+            let _ = wait.await; // Dropped if the task ended in another way.
+        }
+    }
+}
+
+/// A broker id for a broker without one (`broker.id=-1`): above `reserved_max` (`reserved.broker.max.id`), and never given twice.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn generate_broker_id<R: Runtime>(coordination: &Coordination<R>, reserved_max: i32) -> Result<i32, Failure> {
+    start::create_persistent(coordination).await?;
+    let stat = coordination.set(znodes::BROKER_SEQUENCE, "", crate::coordination::op::ANY_VERSION).await?;
+    Ok(reserved_max + stat.version)
+}
+
+/// What a client is told when the tree refused.
+fn api_error(failure: &Failure) -> ApiError {
+    let code = match failure.code {
+        ErrorCode::ConnectionLoss => ResponseError::RequestTimedOut,
+        ErrorCode::SessionExpired => ResponseError::NotController,
+        ErrorCode::BadVersion if failure.path == znodes::CONTROLLER_EPOCH => ResponseError::NotController,
+        _ => ResponseError::UnknownServerError,
+    };
+    ApiError::new(code, format!("The metadata could not be changed: {failure}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! Coordination: a tree of znodes as ZooKeeper's, kept in a log on disk.
+//!
+//! [`Coordination`] is the handle. All changes go through one task, the writer: it takes what has come in while the last sync ran,
+//! appends it as one group, syncs once, applies it to the tree and answers. What a reader sees is therefore durable, and what was
+//! answered is seen by every later read: both are linearizable. The ensemble will put consensus between append and apply; entries carry
+//! terms and indexes as Raft counts them already (one member, id 1; a new term and its empty entry at each start).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `op` | requests, results, stat, error codes, events |
+//! | `path` | what a path may be |
+//! | `tree` | the state machine |
+//! | `storage` | log and snapshots on disk |
+//! | `writer` | the task that appends, syncs, applies |
+
+pub mod op;
+pub mod path;
+pub mod storage;
+pub mod tree;
+mod writer;
+
+use std::path::Path;
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use self::op::{Changes, CreateMode, ErrorCode, Failure, Operation, OperationResult, Request, Stat};
+use self::storage::StorageError;
+use self::tree::{NodeView, Tree};
+use crate::runtime::{Disk, Runtime};
+
+/// The name of the directory below the first of `log.dirs` that holds the coordination log.
+pub const DIR_NAME: &str = "__ottla_coordination";
+
+/// The largest request in bytes, about: more is refused with [`ErrorCode::MarshallingError`]. Requests that an Apache ZooKeeper must take too
+/// have to stay below its `jute.maxbuffer`, 1 MiB by default.
+pub const REQUEST_MAX_BYTES: usize = 8 << 20;
+
+/// How many proposals wait for the writer before callers wait for room.
+const QUEUE_COUNT: usize = 1024;
+
+/// How many transactions a subscriber may fall behind.
+const SUBSCRIBER_LAG_COUNT: usize = 1024;
+
+/// When snapshots are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// After how many bytes of log, at least; the last snapshot's length if that is more.
+    pub snapshot_every_bytes: u64,
+    /// After how many entries, at least.
+    pub snapshot_every_entries: u64,
+    /// How many snapshots are kept, the newest included; at least 1.
+    pub snapshots_kept_count: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { snapshot_every_bytes: 16 << 20, snapshot_every_entries: 100_000, snapshots_kept_count: 3 }
+    }
+}
+
+/// Something for the writer.
+enum Message {
+    Propose { session: i64, request: Request, answer: oneshot::Sender<Result<Vec<OperationResult>, Failure>> },
+    Shutdown { done: oneshot::Sender<()> },
+}
+
+/// What the writer and all handles share.
+struct Shared {
+    tree: RwLock<Tree>,
+    changes: broadcast::Sender<Arc<Changes>>,
+}
+
+/// A handle to the coordination service, on behalf of one session or of none. Clones share the service.
+pub struct Coordination<R: Runtime> {
+    rt: R,
+    shared: Arc<Shared>,
+    queue: mpsc::Sender<Message>,
+    session: i64,
+}
+
+impl<R: Runtime> Clone for Coordination<R> {
+    fn clone(&self) -> Self {
+        Self { rt: self.rt.clone(), shared: self.shared.clone(), queue: self.queue.clone(), session: self.session }
+    }
+}
+
+impl<R: Runtime> Coordination<R> {
+    /// Opens the service embedded in this process: its only member, with the log in `dir`. Sessions of an earlier life of the process
+    /// end: their clients were inside of it.
+    ///
+    /// # Errors
+    /// [`StorageError`], naming the file and what to do.
+    pub async fn open(rt: R, dir: &Path) -> Result<Self, StorageError> {
+        Self::open_with(rt, dir, Options::default()).await
+    }
+
+    /// [`Coordination::open`] with other than the default options.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_with(rt: R, dir: &Path, options: Options) -> Result<Self, StorageError> {
+        rt.disk().create_dir(dir).await.map_err(StorageError::io("create the directory", dir))?;
+        let lock_path = dir.join(".lock");
+        let lock = rt.disk().try_lock(&lock_path).await.map_err(StorageError::io("lock", &lock_path))?;
+        let lock = lock.ok_or_else(|| StorageError::Locked { dir: dir.to_owned() })?;
+        let (storage, loaded) = storage::open(rt.clone(), dir).await?;
+        let (changes, _) = broadcast::channel(SUBSCRIBER_LAG_COUNT);
+        let (queue, proposals) = mpsc::channel(QUEUE_COUNT);
+        let shared = Arc::new(Shared { tree: RwLock::new(Tree::new()), changes });
+        let writer = writer::Writer::start(rt.clone(), storage, loaded, shared.clone(), options).await?;
+        rt.spawn("coordination-writer", async move {
+            let waiting = writer.run(proposals).await;
+            drop(lock);
+            drop(waiting);
+        });
+        Ok(Self { rt, shared, queue, session: 0 })
+    }
+
+    fn tree(&self) -> RwLockReadGuard<'_, Tree> {
+        self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A znode's content and stat, as of the last answered change or later.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NoNode`], [`ErrorCode::BadArguments`].
+    pub async fn get(&self, path: &str) -> Result<NodeView, Failure> {
+        checked(path)?;
+        self.tree().get(path).ok_or_else(|| Failure::new(ErrorCode::NoNode, path))
+    }
+
+    /// A znode's stat, or `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadArguments`].
+    pub async fn exists(&self, path: &str) -> Result<Option<Stat>, Failure> {
+        checked(path)?;
+        Ok(self.tree().stat(path))
+    }
+
+    /// The names of a znode's children in order, and its stat.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NoNode`], [`ErrorCode::BadArguments`].
+    pub async fn children(&self, path: &str) -> Result<(Vec<Arc<str>>, Stat), Failure> {
+        checked(path)?;
+        self.tree().children(path).ok_or_else(|| Failure::new(ErrorCode::NoNode, path))
+    }
+
+    /// Creates a znode and returns its path, which a sequential one's number completes, and its stat. Durable when `Ok`.
+    ///
+    /// # Errors
+    /// [`Failure`]; nothing was done then, except after [`ErrorCode::ConnectionLoss`].
+    pub async fn create(&self, path: &str, data: impl Into<Bytes>, mode: CreateMode) -> Result<(String, Stat), Failure> {
+        let operation = Operation::Create { path: path.to_owned(), data: Some(data.into()), mode };
+        match self.one(operation).await? {
+            OperationResult::Created { path, stat } => Ok((path, stat)),
+            other => unreachable!("a creation answered {other:?}"),
+        }
+    }
+
+    /// Replaces a znode's content if it has `version` (or [`op::ANY_VERSION`]), and returns its stat after it. Durable when `Ok`.
+    ///
+    /// # Errors
+    /// As [`Coordination::create`].
+    pub async fn set(&self, path: &str, data: impl Into<Bytes>, version: i32) -> Result<Stat, Failure> {
+        match self.one(Operation::set(path, data, version)).await? {
+            OperationResult::Set { stat } => Ok(stat),
+            other => unreachable!("a replacement answered {other:?}"),
+        }
+    }
+
+    /// Removes a znode without children if it has `version` (or [`op::ANY_VERSION`]). Durable when `Ok`.
+    ///
+    /// # Errors
+    /// As [`Coordination::create`].
+    pub async fn delete(&self, path: &str, version: i32) -> Result<(), Failure> {
+        self.one(Operation::delete(path, version)).await.map(drop)
+    }
+
+    /// Does all operations in order, as one transaction, or none. Durable when `Ok`, with a result per operation.
+    ///
+    /// # Errors
+    /// As [`Coordination::create`]; [`Failure::operation_index`] says which operation failed.
+    pub async fn multi(&self, operations: Vec<Operation>) -> Result<Vec<OperationResult>, Failure> {
+        self.propose(Request::Multi(operations)).await
+    }
+
+    async fn one(&self, operation: Operation) -> Result<OperationResult, Failure> {
+        let mut results = self.propose(Request::One(operation)).await?;
+        Ok(results.pop().expect("one operation has one result"))
+    }
+
+    /// Begins a session and returns a handle on its behalf: ephemeral znodes created through it end with it.
+    ///
+    /// # Errors
+    /// As [`Coordination::create`]; [`ErrorCode::BadArguments`] if the time-out is not positive.
+    pub async fn create_session(&self, timeout_ms: i32) -> Result<Self, Failure> {
+        // 63 random bits, never zero: two sessions of one id are as good as impossible, and refused.
+        let session = i64::try_from(self.rt.random_u64() >> 1).unwrap_or(i64::MAX).max(1);
+        self.propose(Request::CreateSession { session, timeout_ms }).await?;
+        Ok(Self { session, ..self.clone() })
+    }
+
+    /// The session on whose behalf this handle acts; 0 for none.
+    pub fn session(&self) -> i64 {
+        self.session
+    }
+
+    /// Ends this handle's session and removes its ephemeral znodes. Nothing without a session.
+    ///
+    /// # Errors
+    /// As [`Coordination::create`].
+    pub async fn close_session(&self) -> Result<(), Failure> {
+        if self.session == 0 {
+            return Ok(());
+        }
+        self.propose(Request::CloseSession { session: self.session }).await.map(drop)
+    }
+
+    /// All changes from now on, transaction by transaction, in order. A change is in the subscription before any read shows it.
+    pub fn subscribe(&self) -> Subscription {
+        Subscription { receiver: self.shared.changes.subscribe() }
+    }
+
+    /// The zxid of the last transaction that was applied.
+    pub fn last_zxid(&self) -> i64 {
+        self.tree().last_zxid()
+    }
+
+    /// How many znodes there are, and the bytes of their paths and contents.
+    pub fn size(&self) -> (u64, u64) {
+        let tree = self.tree();
+        (tree.node_count(), tree.data_bytes())
+    }
+
+    /// Ends the service after all that was proposed before; later proposals fail with [`ErrorCode::ConnectionLoss`]. When it returns, the
+    /// directory can be opened again.
+    pub async fn shutdown(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.queue.send(Message::Shutdown { done }).await.is_ok() {
+            let _ = wait.await; // Nothing is sent: it is dropped when the lock is free.
+        }
+    }
+
+    async fn propose(&self, request: Request) -> Result<Vec<OperationResult>, Failure> {
+        let path = match &request {
+            Request::One(operation) => operation.path(),
+            Request::Multi(operations) => operations.first().map_or("", Operation::path),
+            _ => "",
+        };
+        let size_bytes: usize = match &request {
+            Request::One(operation) => operation.size_bytes(),
+            Request::Multi(operations) => operations.iter().map(Operation::size_bytes).sum(),
+            _ => 0,
+        };
+        if size_bytes > REQUEST_MAX_BYTES {
+            return Err(Failure::new(ErrorCode::MarshallingError, path));
+        }
+        let lost = Failure::new(ErrorCode::ConnectionLoss, path);
+        let (answer, wait) = oneshot::channel();
+        self.queue.send(Message::Propose { session: self.session, request, answer }).await.map_err(|_| lost.clone())?;
+        wait.await.unwrap_or(Err(lost))
+    }
+}
+
+fn checked(path: &str) -> Result<(), Failure> {
+    path::validate(path).map_err(|_| Failure::new(ErrorCode::BadArguments, path))
+}
+
+/// What a subscription brings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The changes of one transaction that changed something.
+    Changes(Arc<Changes>),
+    /// The subscriber was too slow and missed transactions: it must read anew what it watches.
+    Missed,
+}
+
+/// Receives changes.
+pub struct Subscription {
+    receiver: broadcast::Receiver<Arc<Changes>>,
+}
+
+impl Subscription {
+    /// The next notice; `None` when the service has ended. Cancelling it loses nothing.
+    pub async fn next(&mut self) -> Option<Notice> {
+        match self.receiver.recv().await {
+            Ok(changes) => Some(Notice::Changes(changes)),
+            Err(broadcast::error::RecvError::Lagged(_)) => Some(Notice::Missed),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

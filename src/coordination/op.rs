@@ -1,0 +1,323 @@
+//! The words of the coordination service: requests, results, stat, error codes, change events. All plain data.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// ZooKeeper's error codes, by their names in `KeeperException.Code`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ErrorCode {
+    /// 0: no error. The operations of a failed `multi` before the one that failed carry it.
+    Ok,
+    /// −2: an operation of a failed `multi` after the one that failed.
+    RuntimeInconsistency,
+    /// −4: the service stopped before it answered; the outcome is unknown.
+    ConnectionLoss,
+    /// −5: the request is too large or cannot be encoded.
+    MarshallingError,
+    /// −8: the request makes no sense: an invalid path, a reserved znode.
+    BadArguments,
+    /// −101: the znode, or the parent of the one to create, does not exist.
+    NoNode,
+    /// −103: the znode's version is not the expected one.
+    BadVersion,
+    /// −108: ephemeral znodes cannot have children.
+    NoChildrenForEphemerals,
+    /// −110: the znode exists already.
+    NodeExists,
+    /// −111: the znode to delete has children.
+    NotEmpty,
+    /// −112: the session does not exist (any more).
+    SessionExpired,
+}
+
+impl ErrorCode {
+    /// The number on ZooKeeper's wire.
+    pub const fn code(self) -> i32 {
+        match self {
+            Self::Ok => 0,
+            Self::RuntimeInconsistency => -2,
+            Self::ConnectionLoss => -4,
+            Self::MarshallingError => -5,
+            Self::BadArguments => -8,
+            Self::NoNode => -101,
+            Self::BadVersion => -103,
+            Self::NoChildrenForEphemerals => -108,
+            Self::NodeExists => -110,
+            Self::NotEmpty => -111,
+            Self::SessionExpired => -112,
+        }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let meaning = match self {
+            Self::Ok => "no error",
+            Self::RuntimeInconsistency => "not tried, because an earlier operation of the same multi failed",
+            Self::ConnectionLoss => "the coordination service stopped before it answered; whether the change was made is unknown",
+            Self::MarshallingError => "the request is larger than the coordination service accepts",
+            Self::BadArguments => "the path is invalid or reserved",
+            Self::NoNode => "the znode does not exist",
+            Self::BadVersion => "the znode has another version than expected",
+            Self::NoChildrenForEphemerals => "an ephemeral znode cannot have children",
+            Self::NodeExists => "the znode exists already",
+            Self::NotEmpty => "the znode has children",
+            Self::SessionExpired => "the session has ended",
+        };
+        write!(f, "{meaning} ({self:?} {})", self.code())
+    }
+}
+
+/// A request that failed: which operation, why, and at which path. Nothing of the request was done
+/// (except for [`ErrorCode::ConnectionLoss`], whose outcome is unknown).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("'{path}': {code}")]
+pub struct Failure {
+    /// Why.
+    pub code: ErrorCode,
+    /// The path of the operation that failed; empty if the failure concerns none.
+    pub path: String,
+    /// The index of the operation within its `multi`; 0 for a single operation.
+    pub operation_index: usize,
+}
+
+impl Failure {
+    /// A failure of a single operation.
+    pub fn new(code: ErrorCode, path: &str) -> Self {
+        Self { code, path: path.to_owned(), operation_index: 0 }
+    }
+
+    /// What ZooKeeper's answer to a `multi` of `count` operations says for each: no error before the one that failed, its error,
+    /// `RuntimeInconsistency` after it.
+    pub fn codes(&self, count: usize) -> Vec<ErrorCode> {
+        (0..count)
+            .map(|index| match index.cmp(&self.operation_index) {
+                std::cmp::Ordering::Less => ErrorCode::Ok,
+                std::cmp::Ordering::Equal => self.code,
+                std::cmp::Ordering::Greater => ErrorCode::RuntimeInconsistency,
+            })
+            .collect()
+    }
+}
+
+/// How long a created znode lives and how it is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CreateMode {
+    /// Lives until deleted.
+    Persistent,
+    /// Lives until deleted; the parent's count of creations, ten digits wide, is appended to its name.
+    PersistentSequential,
+    /// Lives as long as the session that creates it.
+    Ephemeral,
+    /// Both.
+    EphemeralSequential,
+}
+
+impl CreateMode {
+    /// Whether the znode ends with its session.
+    pub const fn is_ephemeral(self) -> bool {
+        matches!(self, Self::Ephemeral | Self::EphemeralSequential)
+    }
+
+    /// Whether the name is completed by a number.
+    pub const fn is_sequential(self) -> bool {
+        matches!(self, Self::PersistentSequential | Self::EphemeralSequential)
+    }
+}
+
+/// The expected version that any version matches.
+pub const ANY_VERSION: i32 = -1;
+
+/// One operation on one znode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Operation {
+    /// Makes a znode whose parent exists.
+    Create {
+        /// Where; for a sequential one, the beginning of the name.
+        path: String,
+        /// Its content. ZooKeeper tells no content from empty content.
+        data: Option<Bytes>,
+        /// How long it lives and how it is named.
+        mode: CreateMode,
+    },
+    /// Replaces the content.
+    Set {
+        /// Of which znode.
+        path: String,
+        /// The new content.
+        data: Option<Bytes>,
+        /// The version that the znode must have, or [`ANY_VERSION`].
+        version: i32,
+    },
+    /// Removes a znode without children.
+    Delete {
+        /// Which znode.
+        path: String,
+        /// The version that the znode must have, or [`ANY_VERSION`].
+        version: i32,
+    },
+    /// Changes nothing, and fails its `multi` if the version is another.
+    Check {
+        /// Which znode.
+        path: String,
+        /// The version that the znode must have, or [`ANY_VERSION`].
+        version: i32,
+    },
+}
+
+impl Operation {
+    /// A persistent znode's creation.
+    pub fn create(path: impl Into<String>, data: impl Into<Bytes>) -> Self {
+        Self::Create { path: path.into(), data: Some(data.into()), mode: CreateMode::Persistent }
+    }
+
+    /// A session's znode's creation.
+    pub fn create_ephemeral(path: impl Into<String>, data: impl Into<Bytes>) -> Self {
+        Self::Create { path: path.into(), data: Some(data.into()), mode: CreateMode::Ephemeral }
+    }
+
+    /// A replacement of the content.
+    pub fn set(path: impl Into<String>, data: impl Into<Bytes>, version: i32) -> Self {
+        Self::Set { path: path.into(), data: Some(data.into()), version }
+    }
+
+    /// A removal.
+    pub fn delete(path: impl Into<String>, version: i32) -> Self {
+        Self::Delete { path: path.into(), version }
+    }
+
+    /// A check of the version.
+    pub fn check(path: impl Into<String>, version: i32) -> Self {
+        Self::Check { path: path.into(), version }
+    }
+
+    /// The path that the operation names.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Create { path, .. } | Self::Set { path, .. } | Self::Delete { path, .. } | Self::Check { path, .. } => path,
+        }
+    }
+
+    /// About how many bytes the operation takes in the log.
+    pub fn size_bytes(&self) -> usize {
+        let data = match self {
+            Self::Create { data, .. } | Self::Set { data, .. } => data.as_ref().map_or(0, Bytes::len),
+            Self::Delete { .. } | Self::Check { .. } => 0,
+        };
+        self.path().len() + data + 16
+    }
+}
+
+/// What a client asks the state machine to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// One operation.
+    One(Operation),
+    /// All of them in order, or none.
+    Multi(Vec<Operation>),
+    /// Begins a session.
+    CreateSession {
+        /// Its id, not zero and not in use.
+        session: i64,
+        /// How long it lives without a sign of life, in milliseconds.
+        timeout_ms: i32,
+    },
+    /// Ends a session and removes its ephemeral znodes. Nothing if there is no such session.
+    CloseSession {
+        /// Its id.
+        session: i64,
+    },
+}
+
+/// One entry of the coordination log: a request with all that makes its outcome the same on every replay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The session on whose behalf, or 0 for none (it cannot make ephemeral znodes then).
+    pub session: i64,
+    /// The wall clock of the member that proposed it, in milliseconds since 1970.
+    pub time_ms: i64,
+    /// What to do.
+    pub request: Request,
+}
+
+/// A znode's stat as ZooKeeper reports it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stat {
+    /// The transaction that created the znode.
+    pub czxid: i64,
+    /// The transaction that changed its content last.
+    pub mzxid: i64,
+    /// When it was created, in milliseconds since 1970.
+    pub ctime_ms: i64,
+    /// When its content was changed last, in milliseconds since 1970.
+    pub mtime_ms: i64,
+    /// How often its content was changed.
+    pub version: i32,
+    /// How often its set of children was changed.
+    pub cversion: i32,
+    /// How often its ACL was changed.
+    pub aversion: i32,
+    /// The session that it ends with, or 0.
+    pub ephemeral_owner: i64,
+    /// The length of its content in bytes.
+    pub data_length: i32,
+    /// How many children it has.
+    pub num_children: i32,
+    /// The transaction that created or deleted a child of it last.
+    pub pzxid: i64,
+}
+
+/// What one operation did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperationResult {
+    /// A znode was created.
+    Created {
+        /// Its path, with the number of a sequential one.
+        path: String,
+        /// Its stat.
+        stat: Stat,
+    },
+    /// The content was replaced.
+    Set {
+        /// The znode's stat after it.
+        stat: Stat,
+    },
+    /// The znode was removed.
+    Deleted,
+    /// The version was as expected.
+    Checked,
+}
+
+/// How a znode changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventKind {
+    /// It was created.
+    Created,
+    /// It was deleted.
+    Deleted,
+    /// Its content was replaced.
+    DataChanged,
+    /// A child of it was created or deleted.
+    ChildrenChanged,
+}
+
+/// A change that a watch could wait for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Event {
+    /// Of which znode.
+    pub path: Arc<str>,
+    /// How it changed.
+    pub kind: EventKind,
+}
+
+/// The changes of one transaction, in its order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// The transaction.
+    pub zxid: i64,
+    /// What changed.
+    pub events: Vec<Event>,
+}

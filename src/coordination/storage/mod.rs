@@ -1,0 +1,277 @@
+//! The coordination log on disk: entries and hard state in framed log files, the tree in snapshots. Made so that Raft can take a
+//! directory over: entries have terms and indexes, a later entry of an index replaces the earlier one.
+//!
+//! Rules:
+//! - [`Storage::append`] returns when its bytes are durable. After an error it refuses all further work: the caller must halt.
+//! - A new file is written under a temporary name, synced, renamed, and its directory synced, before anything depends on it.
+//! - Opening takes the newest snapshot and the log after it. An end that was never durable is dropped. Everything else that is missing
+//!   or damaged is refused with the file's name and with what to do; nothing is ever skipped.
+
+pub mod format;
+mod load;
+mod reader;
+mod snapshot;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::BytesMut;
+use serde::Serialize;
+
+use self::format::{Entry, FORMAT, HardState, LogHead, Placed, Roll, SnapshotMeta, TEMPORARY_SUFFIX, kind, log_name};
+use super::tree::Tree;
+use crate::codec::{self, EncodeError};
+use crate::plant;
+use crate::runtime::{Disk, File, Open, Runtime};
+
+pub use self::load::open;
+pub use self::snapshot::{remove_obsolete, write_snapshot};
+
+/// Why the coordination log cannot be opened or written. Every message says which file and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The operating system refused.
+    #[error("cannot {what} '{path}': {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// With which file or directory.
+        path: PathBuf,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// Another process has the directory.
+    #[error("the coordination directory '{dir}' is in use by another process; stop that one, or give this broker another 'log.dirs'")]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A file was durable and is not what was written.
+    #[error("'{file}' is damaged at byte {position}: {reason}. {remedy}")]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Where the damage begins.
+        position: u64,
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A file that must exist does not.
+    #[error("'{file}' is missing ({evidence}). {remedy}")]
+    Missing {
+        /// The file.
+        file: PathBuf,
+        /// How that is known.
+        evidence: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A newer Ottla wrote the file.
+    #[error("'{file}' has format version {version}, and this Ottla reads up to {FORMAT}; start the Ottla that wrote it, or a newer one")]
+    NewerFormat {
+        /// The file.
+        file: PathBuf,
+        /// Its version.
+        version: u16,
+    },
+    /// The file belongs to another directory.
+    #[error("'{file}' belongs to another coordination directory (storage id {found:016x}, not {expected:016x}); move it back to where it came from")]
+    Foreign {
+        /// The file.
+        file: PathBuf,
+        /// The storage id in it.
+        found: u64,
+        /// The storage id of the other files.
+        expected: u64,
+    },
+    /// A record is too large.
+    #[error("a coordination record cannot be stored: {0}")]
+    Encode(#[from] EncodeError),
+    /// An earlier write or sync failed.
+    #[error("the coordination log '{file}' had an error before; what it holds since then is unknown, and this process must not go on")]
+    Failed {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+impl StorageError {
+    pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { what, path, source }
+    }
+}
+
+/// What a directory held when it was opened.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The newest snapshot, if there is one: what it stands for and its tree.
+    pub snapshot: Option<(SnapshotMeta, Tree)>,
+    /// The entries after the snapshot, without gaps.
+    pub entries: Vec<Entry>,
+    /// The last hard state.
+    pub hard_state: HardState,
+    /// How many bytes of an end that was never durable were dropped.
+    pub dropped_bytes: u64,
+}
+
+/// The open log: where the next record goes.
+pub struct Storage<R: Runtime> {
+    rt: R,
+    dir: PathBuf,
+    storage_id: u64,
+    file: <R::Disk as Disk>::File,
+    file_first_index: u64,
+    position: u64,
+    durable_position: u64,
+    last_index: u64,
+    last_term: u64,
+    hard_state: HardState,
+    failed: bool,
+}
+
+impl<R: Runtime> Storage<R> {
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The id that all files of the directory carry.
+    pub fn storage_id(&self) -> u64 {
+        self.storage_id
+    }
+
+    /// The last hard state.
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    /// The term of the last entry; 0 if there was never one.
+    pub fn last_term(&self) -> u64 {
+        self.last_term
+    }
+
+    /// The index of the last entry; 0 if there was never one.
+    pub fn last_index(&self) -> u64 {
+        self.last_index
+    }
+
+    /// The length of the current log file in bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.position
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.join(log_name(self.file_first_index))
+    }
+
+    /// Appends `entries` and then `hard_state` with one write and one sync. When it returns `Ok`, all of it is durable.
+    ///
+    /// # Errors
+    /// [`StorageError`]; after any but [`StorageError::Encode`] the caller must halt the process.
+    ///
+    /// # Panics
+    /// If the entries leave a gap in indexes or go back in terms.
+    pub async fn append(&mut self, entries: &[Entry], hard_state: Option<HardState>) -> Result<(), StorageError> {
+        let mut bytes = BytesMut::new();
+        let (mut last_index, mut last_term) = (self.last_index, self.last_term);
+        for entry in entries {
+            assert!(entry.index > 0 && entry.index <= last_index + 1, "entry {} leaves a gap after {last_index}", entry.index);
+            assert!(entry.term >= last_term, "entry {} goes back from term {last_term} to {}", entry.index, entry.term);
+            assert!(entry.index > last_index || entry.term > last_term, "entry {} is replaced within term {last_term}", entry.index);
+            self.encode(&mut bytes, kind::ENTRY, entry)?;
+            (last_index, last_term) = (entry.index, entry.term);
+        }
+        if let Some(hard_state) = &hard_state {
+            self.encode(&mut bytes, kind::HARD_STATE, hard_state)?;
+        }
+        self.write_and_sync(bytes).await?;
+        (self.last_index, self.last_term) = (last_index, last_term);
+        self.hard_state = hard_state.unwrap_or(self.hard_state);
+        Ok(())
+    }
+
+    fn encode<T: Serialize>(&self, bytes: &mut BytesMut, kind: u8, record: &T) -> Result<(), EncodeError> {
+        let position = self.position + bytes.len() as u64;
+        codec::write_frame(bytes, FORMAT, kind, &Placed { position, durable_before: self.durable_position, record }).map(drop)
+    }
+
+    async fn write_and_sync(&mut self, bytes: BytesMut) -> Result<(), StorageError> {
+        if self.failed {
+            return Err(StorageError::Failed { file: self.path() });
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let end = self.position + bytes.len() as u64;
+        // Failed until both have succeeded: also if this future is dropped between them.
+        self.failed = true;
+        let path = self.path();
+        self.file.write_at(self.position, [bytes.freeze()].into_iter().collect()).await.map_err(StorageError::io("write to", &path))?;
+        if !plant!(&self.rt, "znode-ack-before-sync") {
+            self.file.sync_data().await.map_err(StorageError::io("sync", &path))?;
+        }
+        self.failed = false;
+        (self.position, self.durable_position) = (end, end);
+        Ok(())
+    }
+
+    /// Goes on in a new file, whose first entry will be the next one.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the caller must halt the process.
+    pub async fn roll(&mut self) -> Result<(), StorageError> {
+        if self.failed {
+            return Err(StorageError::Failed { file: self.path() });
+        }
+        let next_file = self.last_index + 1;
+        if next_file == self.file_first_index {
+            return Ok(()); // Nothing but hard states is in this file: it serves as well.
+        }
+        self.failed = true;
+        let head = LogHead {
+            storage_id: self.storage_id,
+            first_index: next_file,
+            previous_term: self.last_term,
+            previous_file: Some(self.file_first_index),
+            hard_state: self.hard_state,
+        };
+        let (file, len) = create_log(&self.rt, &self.dir, &head).await?;
+        self.failed = false;
+        // Only now may this file's end name the next one: whoever reads the name finds the file, or knows that it was lost.
+        self.write_and_sync(roll_frame(self.position, next_file)?).await?;
+        self.file = file;
+        self.file_first_index = next_file;
+        (self.position, self.durable_position) = (len, len);
+        Ok(())
+    }
+}
+
+/// The frame that ends a log file at `position`, all before it being durable.
+fn roll_frame(position: u64, next_file: u64) -> Result<BytesMut, EncodeError> {
+    let mut bytes = BytesMut::new();
+    codec::write_frame(&mut bytes, FORMAT, kind::ROLL, &Placed { position, durable_before: position, record: Roll { next_file } })?;
+    Ok(bytes)
+}
+
+/// Makes a log file that holds its head, durably; returns it and its length.
+async fn create_log<R: Runtime>(rt: &R, dir: &Path, head: &LogHead) -> Result<(<R::Disk as Disk>::File, u64), StorageError> {
+    let mut bytes = BytesMut::new();
+    codec::write_frame(&mut bytes, FORMAT, kind::LOG_HEAD, head)?;
+    let len = bytes.len() as u64;
+    let path = dir.join(log_name(head.first_index));
+    let temporary = dir.join(format!("{}{TEMPORARY_SUFFIX}", log_name(head.first_index)));
+    let disk = rt.disk();
+    let file = disk.open(&temporary, Open::Create).await.map_err(StorageError::io("create", &temporary))?;
+    file.set_len(0).await.map_err(StorageError::io("empty", &temporary))?;
+    file.write_at(0, [bytes.freeze()].into_iter().collect()).await.map_err(StorageError::io("write to", &temporary))?;
+    file.sync_data().await.map_err(StorageError::io("sync", &temporary))?;
+    disk.rename(&temporary, &path).await.map_err(StorageError::io("rename", &temporary))?;
+    disk.sync_dir(dir).await.map_err(StorageError::io("sync the directory", dir))?;
+    Ok((file, len))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,368 @@
+//! The tree against ZooKeeper's documented counts, and against a flat model.
+
+use super::*;
+use proptest::prelude::*;
+
+fn one(operation: Operation) -> Command {
+    Command { session: 0, time_ms: 1_000, request: Request::One(operation) }
+}
+
+fn multi(operations: Vec<Operation>) -> Command {
+    Command { session: 0, time_ms: 1_000, request: Request::Multi(operations) }
+}
+
+fn apply(tree: &mut Tree, command: &Command) -> Applied {
+    let zxid = tree.last_zxid() + 1;
+    tree.apply(command, zxid)
+}
+
+fn sequential(path: &str) -> Operation {
+    Operation::Create { path: path.into(), data: None, mode: CreateMode::PersistentSequential }
+}
+
+#[test]
+fn a_new_tree_counts_as_zookeepers() {
+    let tree = Tree::new();
+    let stat = tree.stat("/").unwrap();
+    assert_eq!((stat.cversion, stat.num_children, stat.pzxid), (-1, 1, 0));
+    assert_eq!(tree.children("/zookeeper").unwrap().0, ["config".into(), "quota".into()]);
+    assert_eq!(tree.node_count(), 4);
+    assert_eq!(tree.data_bytes(), 1 + 10 + 17 + 16);
+}
+
+#[test]
+fn stat_fields_count_as_zookeepers() {
+    let mut tree = Tree::new();
+    apply(&mut tree, &one(Operation::create("/a", &b"x"[..])));
+    apply(&mut tree, &Command { time_ms: 2_000, ..one(Operation::create("/a/b", &b""[..])) });
+    apply(&mut tree, &Command { time_ms: 3_000, ..one(Operation::set("/a", &b"four"[..], 0)) });
+    apply(&mut tree, &Command { time_ms: 4_000, ..one(Operation::delete("/a/b", 0)) });
+    let expected = Stat {
+        czxid: 1,
+        mzxid: 3,
+        ctime_ms: 1_000,
+        mtime_ms: 3_000,
+        version: 1,
+        cversion: 2,
+        aversion: 0,
+        ephemeral_owner: 0,
+        data_length: 4,
+        num_children: 0,
+        pzxid: 4,
+    };
+    assert_eq!(tree.stat("/a"), Some(expected));
+    assert_eq!(tree.stat("/").unwrap().cversion, 0, "one creation, two children of which one is ZooKeeper's own");
+}
+
+#[test]
+fn sequential_names_count_every_creation() {
+    let mut tree = Tree::new();
+    apply(&mut tree, &one(Operation::create("/q", &b""[..])));
+    apply(&mut tree, &one(Operation::create("/q/other", &b""[..])));
+    apply(&mut tree, &one(sequential("/q/n-")));
+    apply(&mut tree, &one(Operation::delete("/q/n-0000000001", ANY_VERSION)));
+    let applied = apply(&mut tree, &multi(vec![sequential("/q/n-"), sequential("/q/")]));
+    let paths: Vec<_> =
+        applied.outcome.unwrap().into_iter().map(|result| if let OperationResult::Created { path, .. } = result { path } else { panic!() }).collect();
+    assert_eq!(paths, ["/q/n-0000000002", "/q/0000000003"]);
+}
+
+#[test]
+fn a_failed_multi_does_nothing_and_tells_each_operation_its_code() {
+    let mut tree = Tree::new();
+    let before = tree.clone();
+    let operations = vec![Operation::create("/a", &b""[..]), Operation::check("/b", 0), Operation::create("/c", &b""[..])];
+    let applied = apply(&mut tree, &multi(operations));
+    let failure = applied.outcome.unwrap_err();
+    assert_eq!(failure, Failure { code: ErrorCode::NoNode, path: "/b".into(), operation_index: 1 });
+    assert_eq!(failure.codes(3), [ErrorCode::Ok, ErrorCode::NoNode, ErrorCode::RuntimeInconsistency]);
+    assert_eq!(applied.events, []);
+    assert_eq!(tree, Tree { last_zxid: 1, ..before });
+}
+
+#[test]
+fn a_multi_sees_its_own_operations() {
+    let mut tree = Tree::new();
+    let operations = vec![
+        Operation::create("/a", &b""[..]),
+        Operation::create("/a/b", &b""[..]),
+        Operation::set("/a/b", &b"1"[..], 0),
+        Operation::check("/a/b", 1),
+        Operation::delete("/a/b", 1),
+        Operation::create("/a/b", &b""[..]),
+        Operation::check("/a/b", 0),
+    ];
+    assert!(apply(&mut tree, &multi(operations)).outcome.is_ok());
+    let stat = tree.stat("/a").unwrap();
+    assert_eq!((stat.cversion, stat.num_children, stat.pzxid, stat.czxid), (3, 1, 1, 1));
+}
+
+#[test]
+fn errors_come_with_zookeepers_codes() {
+    let mut tree = Tree::new();
+    apply(&mut tree, &one(Operation::create("/a", &b""[..])));
+    apply(&mut tree, &one(Operation::create("/a/b", &b""[..])));
+    let mut code = |operation| apply(&mut tree, &one(operation)).outcome.unwrap_err().code.code();
+    assert_eq!(code(Operation::create("/a", &b""[..])), -110);
+    assert_eq!(code(Operation::create("/", &b""[..])), -110);
+    assert_eq!(code(Operation::create("/x/y", &b""[..])), -101);
+    assert_eq!(code(Operation::create("/a/", &b""[..])), -8);
+    assert_eq!(code(Operation::create("a", &b""[..])), -8);
+    assert_eq!(code(Operation::create_ephemeral("/e", &b""[..])), -112);
+    assert_eq!(code(Operation::set("/x", &b""[..], -1)), -101);
+    assert_eq!(code(Operation::set("/a", &b""[..], 1)), -103);
+    assert_eq!(code(Operation::delete("/a", 3)), -103);
+    assert_eq!(code(Operation::delete("/a", -1)), -111);
+    assert_eq!(code(Operation::delete("/", -1)), -8);
+    assert_eq!(code(Operation::delete("/zookeeper/quota", -1)), -8);
+    assert_eq!(code(Operation::delete("/x", -1)), -101);
+    assert_eq!(code(Operation::check("/a/b", 1)), -103);
+}
+
+#[test]
+fn ephemerals_live_as_long_as_their_session() {
+    let mut tree = Tree::new();
+    let session = 7;
+    let by = |request| Command { session, time_ms: 0, request };
+    assert_eq!(apply(&mut tree, &by(Request::One(Operation::create("/a", &b""[..])))).outcome.unwrap_err().code, ErrorCode::SessionExpired);
+    apply(&mut tree, &by(Request::CreateSession { session, timeout_ms: 6_000 }));
+    apply(&mut tree, &by(Request::Multi(vec![Operation::create_ephemeral("/e", &b""[..]), Operation::create_ephemeral("/f", &b""[..])])));
+    assert_eq!(tree.stat("/e").unwrap().ephemeral_owner, session);
+    let child = apply(&mut tree, &by(Request::One(Operation::create("/e/x", &b""[..]))));
+    assert_eq!(child.outcome.unwrap_err().code, ErrorCode::NoChildrenForEphemerals);
+    assert_eq!(tree.ephemerals(session).collect::<Vec<_>>(), ["/e", "/f"]);
+    let closed = apply(&mut tree, &by(Request::CloseSession { session }));
+    let kinds: Vec<_> = closed.events.iter().map(|event| (&*event.path, event.kind)).collect();
+    let expected = [("/e", EventKind::Deleted), ("/", EventKind::ChildrenChanged), ("/f", EventKind::Deleted), ("/", EventKind::ChildrenChanged)];
+    assert_eq!(kinds, expected);
+    assert_eq!(tree.stat("/").unwrap().pzxid, tree.last_zxid());
+    assert_eq!(tree.sessions().count(), 0);
+}
+
+#[test]
+fn versions_skip_minus_one() {
+    assert_eq!(next_version(-2, -2), Some(0));
+    assert_eq!(next_version(i32::MAX, ANY_VERSION), Some(i32::MIN));
+    assert_eq!(next_version(5, 4), None);
+}
+
+#[test]
+fn a_clone_keeps_its_state() {
+    let mut tree = Tree::new();
+    apply(&mut tree, &one(Operation::create("/a", &b"1"[..])));
+    let snapshot = tree.clone();
+    apply(&mut tree, &one(Operation::set("/a", &b"2"[..], -1)));
+    apply(&mut tree, &one(Operation::create("/a/b", &b""[..])));
+    assert_eq!(&*snapshot.get("/a").unwrap().data, b"1");
+    assert_eq!(snapshot.stat("/a/b"), None);
+    assert_eq!(&*tree.get("/a").unwrap().data, b"2");
+}
+
+#[test]
+fn restoring_refuses_what_fits_to_nothing() {
+    let node = |path: &str, ephemeral_owner| SnapshotItem::Node {
+        path: path.into(),
+        data: None,
+        czxid: 1,
+        mzxid: 1,
+        pzxid: 1,
+        ctime_ms: 0,
+        mtime_ms: 0,
+        version: 0,
+        aversion: 0,
+        created_children_count: 0,
+        ephemeral_owner,
+    };
+    let mut restore = Restore::default();
+    assert!(matches!(restore.push(node("/a", 0)), Err(RestoreError::Misplaced { .. })));
+    let mut restore = Restore::default();
+    restore.push(node("/", 0)).unwrap();
+    restore.push(node("/a", 0)).unwrap();
+    assert!(matches!(restore.push(node("/", 0)), Err(RestoreError::Misplaced { .. })));
+    assert!(matches!(restore.push(node("/a", 0)), Err(RestoreError::Misplaced { .. })));
+    assert!(matches!(restore.push(node("/x/y", 0)), Err(RestoreError::Misplaced { .. })));
+    assert!(matches!(restore.push(node("/e", 9)), Err(RestoreError::Orphan { session: 9, .. })));
+    assert_eq!(Restore::default().finish(1), Err(RestoreError::NoRoot));
+}
+
+/// The flat model: a map of paths, changed by whole copies.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model {
+    nodes: BTreeMap<String, ModelNode>,
+    sessions: BTreeSet<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct ModelNode {
+    data: Vec<u8>,
+    version: i32,
+    creations: i32,
+    deletions: i32,
+    pzxid: i64,
+    mzxid: i64,
+    owner: i64,
+}
+
+impl Model {
+    fn new() -> Self {
+        let node = ModelNode { data: vec![], version: 0, creations: 0, deletions: 0, pzxid: 0, mzxid: 0, owner: 0 };
+        Self { nodes: BTreeMap::from([("".to_owned(), node)]), sessions: BTreeSet::new() }
+    }
+
+    fn children(&self, path: &str) -> usize {
+        let prefix = format!("{path}/");
+        self.nodes.keys().filter(|other| other.strip_prefix(&prefix).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))).count()
+    }
+
+    fn operate(&mut self, operation: &Operation, session: i64, zxid: i64) -> Result<(), ErrorCode> {
+        if session != 0 && !self.sessions.contains(&session) {
+            return Err(ErrorCode::SessionExpired);
+        }
+        let checked = |model: &Self, path: &str, version: i32| match model.nodes.get(path) {
+            None => Err(ErrorCode::NoNode),
+            Some(node) if version != -1 && node.version != version => Err(ErrorCode::BadVersion),
+            Some(_) => Ok(()),
+        };
+        match operation {
+            Operation::Create { path, data, mode } => {
+                if mode.is_ephemeral() && session == 0 {
+                    return Err(ErrorCode::SessionExpired);
+                }
+                let parent_path = path.rsplit_once('/').unwrap().0.to_owned();
+                let parent = self.nodes.get(&parent_path).ok_or(ErrorCode::NoNode)?;
+                let owner = parent.owner;
+                let path = if mode.is_sequential() { format!("{path}{:010}", parent.creations) } else { path.clone() };
+                if self.nodes.contains_key(&path) {
+                    return Err(ErrorCode::NodeExists);
+                }
+                if owner != 0 {
+                    return Err(ErrorCode::NoChildrenForEphemerals);
+                }
+                let parent = self.nodes.get_mut(&parent_path).unwrap();
+                parent.creations += 1;
+                parent.pzxid = zxid;
+                let owner = if mode.is_ephemeral() { session } else { 0 };
+                let data = data.as_ref().map(|data| data.to_vec()).unwrap_or_default();
+                self.nodes.insert(path, ModelNode { data, version: 0, creations: 0, deletions: 0, pzxid: zxid, mzxid: zxid, owner });
+            }
+            Operation::Set { path, data, version } => {
+                checked(self, path, *version)?;
+                let node = self.nodes.get_mut(path).unwrap();
+                node.version += 1;
+                node.mzxid = zxid;
+                node.data = data.as_ref().map(|data| data.to_vec()).unwrap_or_default();
+            }
+            Operation::Delete { path, version } => {
+                let parent_path = path.rsplit_once('/').unwrap().0.to_owned();
+                checked(self, &parent_path, -1)?;
+                checked(self, path, *version)?;
+                if self.children(path) > 0 {
+                    return Err(ErrorCode::NotEmpty);
+                }
+                self.nodes.remove(path);
+                let parent = self.nodes.get_mut(&parent_path).unwrap();
+                parent.deletions += 1;
+                parent.pzxid = zxid;
+            }
+            Operation::Check { path, version } => checked(self, path, *version)?,
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, command: &Command, zxid: i64) -> Result<(), (ErrorCode, usize)> {
+        let mut next = self.clone();
+        match &command.request {
+            Request::One(operation) => next.operate(operation, command.session, zxid).map_err(|code| (code, 0))?,
+            Request::Multi(operations) => {
+                for (index, operation) in operations.iter().enumerate() {
+                    next.operate(operation, command.session, zxid).map_err(|code| (code, index))?;
+                }
+            }
+            Request::CreateSession { session, .. } => {
+                if !next.sessions.insert(*session) {
+                    return Err((ErrorCode::BadArguments, 0));
+                }
+            }
+            Request::CloseSession { session } => {
+                let owned: Vec<_> = next.nodes.iter().filter(|(_, node)| node.owner == *session).map(|(path, _)| path.clone()).collect();
+                for path in owned {
+                    next.operate(&Operation::delete(path, -1), 0, zxid).unwrap();
+                }
+                next.sessions.remove(session);
+            }
+        }
+        *self = next;
+        Ok(())
+    }
+}
+
+fn any_path() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..4).prop_map(|names| format!("/{}", names.join("/")))
+}
+
+fn any_operation() -> impl Strategy<Value = Operation> {
+    let data = prop::collection::vec(any::<u8>(), 0..4).prop_map(|data| Some(Bytes::from(data)));
+    let mode = prop::sample::select(vec![
+        CreateMode::Persistent,
+        CreateMode::Persistent,
+        CreateMode::PersistentSequential,
+        CreateMode::Ephemeral,
+        CreateMode::EphemeralSequential,
+    ]);
+    let version = prop::sample::select(vec![-1, -1, 0, 1, 2]);
+    prop_oneof![
+        4 => (any_path(), data.clone(), mode).prop_map(|(path, data, mode)| Operation::Create { path, data, mode }),
+        2 => (any_path(), data, version.clone()).prop_map(|(path, data, version)| Operation::Set { path, data, version }),
+        2 => (any_path(), version.clone()).prop_map(|(path, version)| Operation::Delete { path, version }),
+        1 => (any_path(), version).prop_map(|(path, version)| Operation::Check { path, version }),
+    ]
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let session = 1..4i64;
+    let request = prop_oneof![
+        6 => any_operation().prop_map(Request::One),
+        3 => prop::collection::vec(any_operation(), 0..6).prop_map(Request::Multi),
+        1 => session.clone().prop_map(|session| Request::CreateSession { session, timeout_ms: 6_000 }),
+        1 => session.prop_map(|session| Request::CloseSession { session }),
+    ];
+    (0..4i64, 0..10_000i64, request).prop_map(|(session, time_ms, request)| Command { session, time_ms, request })
+}
+
+proptest! {
+    #[test]
+    fn the_tree_does_as_the_model(commands in prop::collection::vec(any_command(), 1..120)) {
+        let mut tree = Tree::new();
+        let mut replayed = Tree::new();
+        let mut model = Model::new();
+        for (command, zxid) in commands.iter().zip(1..) {
+            let snapshot = tree.clone();
+            let before: Vec<_> = snapshot.items().collect();
+            let applied = tree.apply(command, zxid);
+            prop_assert_eq!(applied.outcome.as_ref().map(|_| ()).map_err(|failure| (failure.code, failure.operation_index)), model.apply(command, zxid));
+            prop_assert_eq!(&applied, &replayed.apply(&crate::codec::decode(&crate::codec::encode(command).unwrap()).unwrap(), zxid));
+            prop_assert_eq!(before, snapshot.items().collect::<Vec<_>>(), "a clone changed");
+            if applied.outcome.is_err() {
+                prop_assert_eq!(snapshot.items().collect::<Vec<_>>(), tree.items().collect::<Vec<_>>(), "a failure changed the tree");
+            }
+        }
+        prop_assert_eq!(&tree, &replayed);
+        for (path, node) in &model.nodes {
+            let path = if path.is_empty() { "/" } else { path };
+            let root = i32::from(path == "/");
+            let view = tree.get(path).unwrap();
+            prop_assert_eq!(&*view.data, &node.data);
+            prop_assert_eq!(view.stat.cversion, node.creations + node.deletions - root);
+            prop_assert_eq!(view.stat.num_children, model.children(path.trim_end_matches('/')) as i32 + root);
+            let stat = (view.stat.version, view.stat.mzxid, view.stat.pzxid, view.stat.ephemeral_owner);
+            prop_assert_eq!(stat, (node.version, node.mzxid, node.pzxid, node.owner));
+        }
+        prop_assert_eq!(tree.node_count(), model.nodes.len() as u64 + 3);
+        prop_assert_eq!((tree.node_count(), tree.data_bytes()), tree.counted());
+        let mut restore = Restore::default();
+        for item in tree.items() {
+            restore.push(crate::codec::decode(&crate::codec::encode(&item).unwrap()).unwrap()).unwrap();
+        }
+        prop_assert_eq!(restore.finish(tree.last_zxid()).unwrap(), tree);
+    }
+}
