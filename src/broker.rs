@@ -196,6 +196,8 @@ impl<R: Runtime> Broker<R> {
         /// How long connections have to send what is answered.
         const DRAIN: Duration = Duration::from_secs(5);
         self.stop.send_replace(true);
+        // Long polls are answered with what there is; they look whether the broker stops after they have registered.
+        self.replicas.partitions().iter().for_each(|partition| partition.wake_waiting());
         if !self.connections_end_within(FINISH).await {
             // Members that wait for others are told to find their coordinator again; so is whoever's commit is overdue.
             self.groups.shutdown();
