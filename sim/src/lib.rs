@@ -22,9 +22,12 @@ compile_error!(
 
 pub mod clock;
 pub mod disk;
+pub mod nemesis;
 pub mod net;
 pub mod rng;
 pub mod runtime;
+pub mod scenario;
+pub mod selftest;
 pub mod state;
 pub mod trace;
 pub mod verdict;

@@ -113,6 +113,11 @@ impl SimStream {
         Self { read: SimRead { half: half(true) }, write: SimWrite { half: half(false) }, local, peer }
     }
 
+    /// Both halves, without taking them apart.
+    pub fn halves(&mut self) -> (&mut SimRead, &mut SimWrite) {
+        (&mut self.read, &mut self.write)
+    }
+
     pub(crate) async fn connect(world: World, process: Arc<Process>, to: &HostPort) -> io::Result<Self> {
         process.alive().await;
         let Some((host, ip)) = world.with(|state| model::resolve(state, process.id.host, &to.host)) else {
