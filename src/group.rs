@@ -12,3 +12,4 @@ pub mod records;
 pub mod state;
 #[cfg(test)]
 mod tests;
+pub mod types;

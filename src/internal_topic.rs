@@ -244,7 +244,7 @@ pub enum QueueError {
 /// Limits of an [`InternalWriter`].
 #[derive(Clone, Copy, Debug)]
 pub struct WriterConfig {
-    /// What is appended as one batch at most, unless one entry alone is larger.
+    /// What is appended as one batch at most, unless one record alone is larger.
     pub batch_bytes_max: usize,
     /// What may wait in the queue.
     pub queue_bytes_max: usize,
@@ -293,7 +293,7 @@ impl<T: Send + Sync> InternalWriter<T> {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues records, which are appended in one batch, after all that was queued before. Does not wait.
+    /// Queues records, which are appended after all that was queued before; in one batch if they fit one. Does not wait.
     ///
     /// # Errors
     /// [`QueueError`]; the records are then not taken and nothing is reported for them.
@@ -407,15 +407,13 @@ impl<T: Send + Sync> InternalWriter<T> {
         entries: &[Entry<T>],
         report: &impl Fn(&T, Appended),
     ) -> Result<bool, InternalLogError> {
-        let mut batch = BatchBuilder::new();
-        let timestamp_ms = rt.unix_ms();
-        for (key, value) in entries.iter().flat_map(|entry| &entry.records) {
-            batch.push(timestamp_ms, Some(key), value.as_deref(), &[]);
-        }
-        let batch = batch.build();
-        // The append itself runs to its end even if the queue is closed: a log may have to repair itself after one that was dropped.
         let mut overdue_count = 0;
-        let end_offset = self.while_reporting(rt, entries, &mut overdue_count, report, log.append(batch), pending()).await.expect("it is never given up")?;
+        let mut end_offset = 0;
+        // An append itself runs to its end even if the queue is closed: a log may have to repair itself after one that was dropped.
+        for batch in self.batches(entries, rt.unix_ms()) {
+            let appended = self.while_reporting(rt, entries, &mut overdue_count, report, log.append(batch), pending()).await;
+            end_offset = appended.expect("it is never given up")?;
+        }
         let closed = async {
             while !self.is_closed() {
                 self.shared.changed.notified().await;
@@ -425,6 +423,23 @@ impl<T: Send + Sync> InternalWriter<T> {
             Some(result) => result.map(|()| true),
             None => Ok(false),
         }
+    }
+
+    /// The entries' records as batches: one, unless a single entry is larger than a batch should be. Then it is not all or nothing: an
+    /// error may leave its beginning in the log, which its owner must be able to live with.
+    fn batches(&self, entries: &[Entry<T>], timestamp_ms: i64) -> Vec<Bytes> {
+        let mut batches = Vec::new();
+        let mut batch = BatchBuilder::new();
+        for (key, value) in entries.iter().flat_map(|entry| &entry.records) {
+            let record_bytes = key.len() + value.as_ref().map_or(0, Bytes::len) + RECORD_OVERHEAD_BYTES;
+            if !batch.is_empty() && batch.size_bytes() + record_bytes > self.shared.config.batch_bytes_max {
+                batches.push(batch.build());
+                batch = BatchBuilder::new();
+            }
+            batch.push(timestamp_ms, Some(key), value.as_deref(), &[]);
+        }
+        batches.push(batch.build());
+        batches
     }
 
     /// Waits for `work` or for `stop`, and meanwhile reports entries whose time is up: those under way as overdue, those that still

@@ -12,7 +12,15 @@ use crate::runtime::{HostPort, Runtime};
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Brokers to ask first, as host:port, separated by commas. One that is up is enough.
-    #[arg(short, long, value_name = "HOST:PORT", env = "OTTLA_BOOTSTRAP_SERVER", default_value = "localhost:9092", value_delimiter = ',', visible_alias = "broker")]
+    #[arg(
+        short,
+        long,
+        value_name = "HOST:PORT",
+        env = "OTTLA_BOOTSTRAP_SERVER",
+        default_value = "localhost:9092",
+        value_delimiter = ',',
+        visible_alias = "broker"
+    )]
     bootstrap_server: Vec<HostPort>,
     /// How long to try, in ms, before giving up.
     #[arg(long, value_name = "MS", default_value_t = 15_000, hide_short_help = true)]
@@ -47,7 +55,9 @@ impl Args {
         }
         match error {
             _ if error.is_connect() => {
-                format!("{error}\nIs the broker running? `ottla` starts one; --bootstrap-server (or OTTLA_BOOTSTRAP_SERVER) names another address than {asked}.")
+                format!(
+                    "{error}\nIs the broker running? `ottla` starts one; --bootstrap-server (or OTTLA_BOOTSTRAP_SERVER) names another address than {asked}."
+                )
             }
             ClientError::Closed { .. } | ClientError::Malformed { .. } => {
                 format!("{error}\nIs {asked} the PLAINTEXT listener of a Kafka-protocol broker?")

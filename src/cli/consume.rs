@@ -79,11 +79,8 @@ async fn start(runtime: &TokioRuntime, args: &Args) -> Result<Consumer<TokioRunt
     let client = args.connect.connect(runtime, "consume").await?;
     let partitions = partitions(&client, args).await?;
     let group = args.group.as_deref().map(GroupConfig::new);
-    let config = ConsumerConfig {
-        group,
-        auto_offset_reset: if args.from_beginning { OffsetReset::Earliest } else { OffsetReset::Latest },
-        ..ConsumerConfig::default()
-    };
+    let config =
+        ConsumerConfig { group, auto_offset_reset: if args.from_beginning { OffsetReset::Earliest } else { OffsetReset::Latest }, ..ConsumerConfig::default() };
     let mut consumer = Consumer::new(client.clone(), config);
     if args.group.is_some() {
         consumer.subscribe(&[&args.topic])?;

@@ -65,7 +65,9 @@ async fn list(runtime: TokioRuntime, args: List) -> Result<(), Failure> {
     let mut out = stdout();
     if args.state {
         let mut table = table(&["GROUP", "TYPE", "STATE"]);
-        groups.iter().for_each(|group| drop(table.add_row([&group.group_id, &group.protocol_type, &group.state])));
+        for group in &groups {
+            table.add_row([&group.group_id, &group.protocol_type, &group.state]);
+        }
         write_table(&mut out, &table)?;
     } else {
         for group in &groups {
@@ -112,7 +114,14 @@ async fn describe(runtime: TokioRuntime, args: Describe) -> Result<(), Failure> 
     let mut out = stdout();
     let members = described.members.len();
     let assignor = if described.protocol.is_empty() { String::new() } else { format!(", assignor {}", described.protocol) };
-    writeln!(out, "Group {}: {}, {members} member{}{assignor}, coordinated by {}", args.group, described.state, if members == 1 { "" } else { "s" }, described.coordinator)?;
+    writeln!(
+        out,
+        "Group {}: {}, {members} member{}{assignor}, coordinated by {}",
+        args.group,
+        described.state,
+        if members == 1 { "" } else { "s" },
+        described.coordinator
+    )?;
     if idle > 0 {
         writeln!(out, "{idle} of its members read nothing: there are no partitions left for them")?;
     }

@@ -1,16 +1,61 @@
-//! `ottla log`: look into the files of a log.
+//! `ottla log`: looks into the files of a log without a broker. What is read here is read in place and never changed, but for the mark
+//! that `adopt` sets.
+
+mod adopt;
+mod dump;
+mod files;
+mod verify;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use crate::cli::connect::run_client;
 
-/// What to do.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Nothing yet.
-    Dump,
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Print the batches, records and index entries of a file, or of all files of a partition or data directory.
+    Dump(Dump),
+    /// Check every batch, index, snapshot and checkpoint of data directories or partitions.
+    Verify(Verify),
+    /// Check a data directory that Kafka 3.9 or 4 wrote, say what is in it, and mark it for Ottla to open.
+    Adopt(Adopt),
 }
 
-/// Runs it.
-pub fn run(_: Command) -> ExitCode {
-    ExitCode::FAILURE
+#[derive(Debug, clap::Args)]
+pub(crate) struct Dump {
+    /// A file of a partition (.log, .index, .timeindex, .snapshot, a checkpoint), a partition's directory, or a data directory.
+    path: PathBuf,
+    /// Print the records of each batch, too, with unprintable bytes escaped.
+    #[arg(short, long)]
+    records: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Verify {
+    /// Data directories, or directories of single partitions.
+    #[arg(required = true)]
+    dirs: Vec<PathBuf>,
+    /// Decompress and decode every record, too.
+    #[arg(long)]
+    deep: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Adopt {
+    /// All data directories (log.dirs) of the broker: partitions are spread over them.
+    #[arg(required = true)]
+    dirs: Vec<PathBuf>,
+    /// Check and say what was found, and change nothing.
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+pub(crate) fn run(command: Command) -> ExitCode {
+    run_client(|runtime| async move {
+        match command {
+            Command::Dump(args) => dump::run(&runtime, &args.path, args.records).await,
+            Command::Verify(args) => verify::run(&runtime, &args.dirs, args.deep).await,
+            Command::Adopt(args) => adopt::run(&runtime, &args.dirs, args.dry_run).await,
+        }
+    })
 }

@@ -1,7 +1,7 @@
 //! Standard output and the end of a command.
 
 use std::fmt;
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, Stdout, Write};
 use std::process::ExitCode;
 
 use thiserror::Error;
@@ -62,8 +62,8 @@ pub(crate) fn complain(message: fmt::Arguments<'_>) {
 }
 
 /// Buffered standard output.
-pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
-    BufWriter::with_capacity(64 << 10, io::stdout().lock())
+pub(crate) fn stdout() -> BufWriter<Stdout> {
+    BufWriter::with_capacity(64 << 10, io::stdout())
 }
 
 /// A table as Kafka's tools print it: columns, no lines.

@@ -143,7 +143,9 @@ async fn wait_for_topic(client: &Client<TokioRuntime>, args: &Args) -> Result<()
     let topic = &args.topic;
     match client.topic(topic).await {
         Ok(found) => match args.partition.filter(|partition| !found.partitions.contains_key(partition)) {
-            Some(partition) => Err(format!("topic {topic} has no partition {partition}: its partitions are 0 to {}", found.partitions.len().saturating_sub(1)).into()),
+            Some(partition) => {
+                Err(format!("topic {topic} has no partition {partition}: its partitions are 0 to {}", found.partitions.len().saturating_sub(1)).into())
+            }
             None => Ok(()),
         },
         Err(error) if error.code() == Some(ResponseError::UnknownTopicOrPartition) => {

@@ -118,7 +118,8 @@ async fn create(runtime: Runtime, args: Create) -> Result<(), Failure> {
     let count = |number: i64, one: &str, many: &str| if number == 1 { format!("1 {one}") } else { format!("{number} {many}") };
     let mut out = stdout();
     if created.partitions > 0 && created.replication_factor > 0 {
-        let (partitions, replicas) = (count(created.partitions.into(), "partition", "partitions"), count(created.replication_factor.into(), "replica", "replicas"));
+        let (partitions, replicas) =
+            (count(created.partitions.into(), "partition", "partitions"), count(created.replication_factor.into(), "replica", "replicas"));
         writeln!(out, "Created topic {} with {partitions} and {replicas} of each.", args.topic)?;
     } else {
         writeln!(out, "Created topic {}.", args.topic)?;

@@ -6,7 +6,7 @@
 //! waits under a lock: requests wait on a channel, which the writer's report or a timer answers. A request whose connection goes is
 //! simply dropped; its member stays until its session ends.
 //!
-//! One method per API: members in [`members`], offsets in [`offsets`], administration in [`admin`].
+//! One method per API: members in `members`, offsets in `offsets`, administration in `admin`.
 
 mod admin;
 mod members;
@@ -16,7 +16,7 @@ mod shard;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -111,6 +111,7 @@ struct Inner<R: Runtime, L: InternalLog> {
     topics: Arc<dyn Topics>,
     partition_count: AtomicI32,
     slots: Mutex<BTreeMap<i32, Slot>>,
+    next_load: AtomicU64,
     /// When to look at which group; at most one entry for each, kept by its cell.
     deadlines: Mutex<BTreeSet<(Instant, i32, Arc<str>)>>,
     timers_changed: Notify,
@@ -121,6 +122,8 @@ struct Inner<R: Runtime, L: InternalLog> {
 /// A partition of `__consumer_offsets` that this broker leads.
 struct Slot {
     leader_epoch: i32,
+    /// Which call of [`GroupCoordinator::load`] it is from.
+    load: u64,
     state: SlotState,
 }
 
@@ -171,6 +174,7 @@ impl<R: Runtime, L: InternalLog> GroupCoordinator<R, L> {
             config,
             topics,
             slots: Mutex::default(),
+            next_load: AtomicU64::new(0),
             deadlines: Mutex::default(),
             timers_changed: Notify::new(),
             closed: AtomicBool::new(false),
@@ -206,6 +210,7 @@ impl<R: Runtime, L: InternalLog> GroupCoordinator<R, L> {
     /// This broker leads the partition from this epoch on: reads it, in a task of its own, then serves its groups. Until then
     /// requests are told COORDINATOR_LOAD_IN_PROGRESS. Calls for an epoch that is not newer are ignored, unless loading it failed.
     pub fn load(&self, partition: i32, leader_epoch: i32, log: L) {
+        let load = self.inner.next_load.fetch_add(1, Ordering::Relaxed);
         let old = {
             let mut slots = lock(&self.inner.slots);
             if let Some(slot) = slots.get(&partition) {
@@ -214,13 +219,13 @@ impl<R: Runtime, L: InternalLog> GroupCoordinator<R, L> {
                     return;
                 }
             }
-            slots.insert(partition, Slot { leader_epoch, state: SlotState::Loading })
+            slots.insert(partition, Slot { leader_epoch, load, state: SlotState::Loading })
         };
         if let Some(Slot { state: SlotState::Loaded(shard), .. }) = old {
             self.unload_shard(&shard);
         }
         let coordinator = self.clone();
-        self.inner.rt.spawn("group-load", async move { coordinator.run_partition(partition, leader_epoch, log).await });
+        self.inner.rt.spawn("group-partition", async move { coordinator.run_partition(partition, load, log).await });
     }
 
     /// This broker no longer leads the partition: answers everybody who waits with NOT_COORDINATOR. With an epoch, only if no newer
@@ -249,7 +254,7 @@ impl<R: Runtime, L: InternalLog> GroupCoordinator<R, L> {
     }
 
     /// Loads a partition and serves its writer until the leadership ends.
-    async fn run_partition(&self, partition: i32, leader_epoch: i32, log: L) {
+    async fn run_partition(&self, partition: i32, load: u64, log: L) {
         let rt = &self.inner.rt;
         if rt.buggify("group/slow-load") {
             rt.sleep(Duration::from_millis(rt.random_u64() % 2_000)).await;
@@ -267,11 +272,11 @@ impl<R: Runtime, L: InternalLog> GroupCoordinator<R, L> {
                 assert!(actions.is_empty(), "nobody waits yet, and nobody has joined");
             }
         }
+        let leader_epoch;
         let shard = {
             let mut slots = lock(&self.inner.slots);
-            let Some(slot) = slots.get_mut(&partition).filter(|slot| slot.leader_epoch == leader_epoch && matches!(slot.state, SlotState::Loading)) else {
-                return;
-            };
+            let Some(slot) = slots.get_mut(&partition).filter(|slot| slot.load == load) else { return };
+            leader_epoch = slot.leader_epoch;
             match loaded {
                 Ok(shard) => {
                     let shard = Arc::new(shard);
@@ -297,7 +302,7 @@ impl<R: Runtime, L: InternalLog> GroupCoordinator<R, L> {
         // Closed by an unload, or fenced by the log. In the latter case nothing that is in memory can be trusted any more.
         let fenced = {
             let mut slots = lock(&self.inner.slots);
-            match slots.get_mut(&partition).filter(|slot| slot.leader_epoch == leader_epoch) {
+            match slots.get_mut(&partition).filter(|slot| slot.load == load) {
                 Some(slot) => {
                     slot.state = SlotState::Failed;
                     true
@@ -360,7 +365,9 @@ impl<R: Runtime, L: InternalLog> GroupCoordinator<R, L> {
             match action {
                 Action::Reply { request, reply } => {
                     // Nobody may be there any more to take it.
-                    let _ = state.waiting.remove(&request).map(|waiting| waiting.send(reply));
+                    if let Some(waiting) = state.waiting.remove(&request) {
+                        let _ = waiting.send(reply);
+                    }
                 }
                 Action::Append { append, records } => {
                     if let Err(error) = Self::enqueue(shard, shard::Tag { cell: Arc::clone(cell), append }, &records, now) {

@@ -19,6 +19,9 @@ pub struct Committer {
     pub generation: i32,
 }
 
+/// One result for each partition asked for, in order.
+pub type PerPartition = Vec<Result<(), ErrorCode>>;
+
 impl Group {
     /// Whether this committer may commit now. Consumers that manage their partitions themselves send no generation and may commit
     /// while the group has no members; everybody else must be of the current generation.
@@ -96,7 +99,7 @@ impl Group {
     ///
     /// # Errors
     /// At once, for the whole request: NON_EMPTY_GROUP if members of a protocol that is not the consumers' may use anything.
-    pub fn delete_offsets(&mut self, request: RequestId, partitions: &[(String, i32)]) -> Result<(Vec<Result<(), ErrorCode>>, Vec<Action>), ErrorCode> {
+    pub fn delete_offsets(&mut self, request: RequestId, partitions: &[(String, i32)]) -> Result<(PerPartition, Vec<Action>), ErrorCode> {
         match self.state {
             State::Dead => return Err(ErrorCode::GroupIdNotFound),
             State::Stable | State::PreparingRebalance | State::CompletingRebalance if !self.uses_consumer_protocol() => return Err(ErrorCode::NonEmptyGroup),

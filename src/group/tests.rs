@@ -1,7 +1,8 @@
-//! Tests of the group's state machine: a harness that plays client and log, a table of Kafka's behaviours ([`rules`]), and random
+//! Tests of the group's state machine: a harness that plays client and log, tables of Kafka's behaviours ([`rules`], [`offset_rules`]), and random
 //! histories against the invariants ([`histories`]).
 
 mod histories;
+mod offset_rules;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

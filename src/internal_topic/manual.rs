@@ -1,6 +1,6 @@
 //! A [`Runtime`] whose clock stands still until a test moves it. Tasks run on the test's own thread; there is no network and no disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -24,12 +24,20 @@ struct Clock {
     unix_ms: i64,
     sleepers: BTreeMap<(Instant, u64), Waker>,
     counter: u64,
-    plants: BTreeSet<&'static str>,
+    #[cfg(feature = "plants")]
+    plants: std::collections::BTreeSet<&'static str>,
 }
 
 impl ManualRuntime {
     pub(crate) fn new() -> Self {
-        let clock = Clock { now: Instant::default(), unix_ms: 1_700_000_000_000, sleepers: BTreeMap::new(), counter: 0, plants: BTreeSet::new() };
+        let clock = Clock {
+            now: Instant::default(),
+            unix_ms: 1_700_000_000_000,
+            sleepers: BTreeMap::new(),
+            counter: 0,
+            #[cfg(feature = "plants")]
+            plants: Default::default(),
+        };
         Self(Arc::new(Mutex::new(clock)))
     }
 

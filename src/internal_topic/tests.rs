@@ -136,6 +136,16 @@ async fn the_queue_is_bounded() {
 }
 
 #[tokio::test]
+async fn a_large_entry_is_several_batches() {
+    let world = World::new();
+    let records: Vec<KeyValue> = (0..20).flat_map(|_| record(&"r".repeat(100))).collect();
+    world.writer.enqueue(0, records, world.rt.now()).unwrap();
+    assert_eq!(world.reports().await, [(0, Appended::Committed)]);
+    assert_eq!(world.keys().await.len(), 20);
+    assert_eq!(world.log.batch_count(), 5, "four records of about 210 bytes in each");
+}
+
+#[tokio::test]
 async fn loading_waits_until_all_is_committed() {
     let world = World::new();
     world.log.hold_commits(true);

@@ -83,12 +83,15 @@ def topic(name, partitions, **configs):
 
 def wait_for(name, partitions):
     """Kafka lists a leader before the partition's log is there: asks what only the log itself can tell."""
+    asking = [admin]
+
     def there():
         try:
-            one_each = admin.list_offsets({TopicPartition(name, p): OffsetSpec.latest() for p in range(partitions)})
+            one_each = asking[0].list_offsets({TopicPartition(name, p): OffsetSpec.latest() for p in range(partitions)})
             return all(f.result(20).offset >= 0 for f in one_each.values())
-        except KafkaException as e:
-            print(name, e, file=sys.stderr)
+        except KafkaException:
+            # librdkafka may remember for half a minute that it found no leader: another client asks afresh.
+            asking[0] = AdminClient({"bootstrap.servers": BOOTSTRAP, **QUIET})
             return False
     eventually(f"topic {name}", there)
 
