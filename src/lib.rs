@@ -52,6 +52,8 @@
 //! * A bug found by the simulator: its seed in `ci/seeds.txt` and a named scenario in `sim/`.
 
 pub mod broker;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod client;
 pub mod codec;
 pub mod config;

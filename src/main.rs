@@ -1,9 +1,8 @@
-//! temporary
+//! The `ottla` binary: the command line, nothing else. See [`ottla::cli`].
+
+#[cfg(feature = "plants")]
+compile_error!("the feature `plants` compiles historic bugs in, for the simulator only: build the binary without it");
+
 fn main() -> std::process::ExitCode {
-    let options: Vec<String> = std::env::args().skip(1).collect();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    match ottla::config::broker::BrokerConfig::from_text("", "", &options) {
-        Ok(config) => ottla::production::run_broker(config),
-        Err(error) => { eprintln!("{error}"); std::process::ExitCode::FAILURE }
-    }
+    ottla::cli::main()
 }

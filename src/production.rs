@@ -31,9 +31,6 @@ async fn serve(runtime: TokioRuntime, config: BrokerConfig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    for note in &config.notes {
-        tracing::warn!("{note}");
-    }
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let started = tokio::select! {
         biased;
@@ -70,7 +67,9 @@ fn greet(broker: &Arc<Broker<TokioRuntime>>) {
 
 fn greeting(broker: &Broker<TokioRuntime>) -> Vec<String> {
     let mut lines = vec![format!("Ottla {} · broker {} of cluster {}", env!("CARGO_PKG_VERSION"), broker.id(), broker.controller().image().cluster_id)];
-    lines.extend(broker.bound().iter().map(|listener| format!("listening on {listener}")));
+    let mut listening: Vec<String> = broker.bound().iter().map(|listener| format!("listening on {listener}")).collect();
+    listening.dedup();
+    lines.extend(listening);
     let dirs: Vec<String> = broker.config().log_dirs.iter().map(|dir| dir.display().to_string()).collect();
     lines.push(format!("data in {}", dirs.join(", ")));
     if let Some(listener) = broker.bound().first() {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Policies: `fN` N flushers, `fdatasync` per file; `syncfs` one flusher, `syncfs` per round; `fNkK` N flushers, `fdatasync` per file while at
-//! most K files are dirty, one `syncfs` for all of them above. Loads: `paced` appends at a fixed rate in total, latency counted from when an append
+//! most K files wait, one `syncfs` for all of them above; `fNkKg` the same, guarded (see `Policy`). Loads: `paced` appends at a fixed rate in total, latency counted from when an append
 //! was due; `closed` max(64, partitions) producers of which each waits for its acknowledgement. Files: `grow` from nothing; `reserve` the same
 //! with space reserved ahead (`fallocate`, KEEP_SIZE); `recycle` overwrites files of full length. `--neighbour` MB/s: how much another process on
 //! the same file system writes meanwhile without ever syncing.
@@ -57,15 +57,22 @@ struct Policy {
     flushers: usize,
     /// With more dirty files than this, `syncfs`.
     dirty_files_max: usize,
+    /// Even then only while `syncfs` takes no longer than the files' `fdatasync`s would, judged by what both took before.
+    guarded: bool,
 }
+
+/// How long the guard keeps from `syncfs` after one that was too slow.
+const GUARD_PAUSE: Duration = Duration::from_secs(5);
 
 impl Policy {
     fn parse(text: &str) -> Self {
         if text == "syncfs" {
-            return Self { flushers: 1, dirty_files_max: 0 };
+            return Self { flushers: 1, dirty_files_max: 0, guarded: false };
         }
+        let guarded = text.ends_with('g');
+        let text = text.trim_end_matches('g');
         let (flushers, dirty_files_max) = text[1..].split_once('k').map_or((&text[1..], usize::MAX), |(f, k)| (f, k.parse().unwrap()));
-        Self { flushers: flushers.parse().unwrap(), dirty_files_max }
+        Self { flushers: flushers.parse().unwrap(), dirty_files_max, guarded }
     }
 }
 
@@ -132,6 +139,23 @@ struct State {
     syncs: u64,
     /// A `syncfs` is under way. A second one beside it would wait for the same inodes and gain nothing.
     together: bool,
+    /// Moving averages of what one `fdatasync` and one `syncfs` take; 0 before the first.
+    file_us: f64,
+    together_us: f64,
+    together_at: Instant,
+}
+
+impl State {
+    fn flush_together(&self, policy: Policy) -> bool {
+        let dirty = self.dirty.len();
+        let affordable = self.together_us <= self.file_us * dirty as f64 / policy.flushers as f64 || self.file_us == 0.0;
+        dirty > policy.dirty_files_max && (!policy.guarded || affordable || self.together_at.elapsed() > GUARD_PAUSE)
+    }
+}
+
+fn average(of: &mut f64, took: Duration) {
+    let us = took.as_micros() as f64;
+    *of = if *of == 0.0 { us } else { *of + (us - *of) / 8.0 };
 }
 
 struct Shared {
@@ -209,13 +233,13 @@ impl Shared {
     fn flusher(&self, policy: Policy, closed: bool) {
         let mut state = self.state.lock().unwrap();
         loop {
-            while state.dirty.is_empty() || (state.together && state.dirty.len() > policy.dirty_files_max) {
+            while state.dirty.is_empty() || (state.together && state.flush_together(policy)) {
                 if state.dirty.is_empty() && self.stop.load(Ordering::Relaxed) {
                     return;
                 }
                 state = self.work.wait_timeout(state, Duration::from_millis(50)).unwrap().0;
             }
-            let together = state.dirty.len() > policy.dirty_files_max;
+            let together = state.flush_together(policy);
             let taken: Vec<usize> = if together { state.dirty.drain(..).collect() } else { state.dirty.pop_front().into_iter().collect() };
             let mut waiting = Vec::new();
             for &partition in &taken {
@@ -226,6 +250,7 @@ impl Shared {
             }
             state.together |= together;
             drop(state);
+            let began = Instant::now();
             if together {
                 syncfs(&self.dir).unwrap()
             } else {
@@ -234,7 +259,13 @@ impl Shared {
             let now = Instant::now();
             state = self.state.lock().unwrap();
             state.syncs += 1;
-            state.together &= !together;
+            if together {
+                state.together = false;
+                state.together_at = now;
+                average(&mut state.together_us, now - began);
+            } else {
+                average(&mut state.file_us, now - began);
+            }
             for &partition in &taken {
                 let of = &mut state.partitions[partition];
                 of.flushing = false;
@@ -306,6 +337,9 @@ fn measure(options: &Options, partitions: usize, load: Load, policy: Policy, kin
             acknowledged_us: Vec::new(),
             syncs: 0,
             together: false,
+            file_us: 0.0,
+            together_us: 0.0,
+            together_at: Instant::now(),
         }),
         work: Condvar::new(),
         room: Condvar::new(),

@@ -245,10 +245,7 @@ impl<R: Runtime> Input<R> {
         let length = i32::from_be_bytes(*length);
         match usize::try_from(length) {
             Ok(length) if length <= self.max_frame_bytes => Ok(Some(length)),
-            _ => Err(Ended::Protocol(format!(
-                "the frame's length is {length}; at most {} (socket.request.max.bytes) are accepted",
-                self.max_frame_bytes
-            ))),
+            _ => Err(Ended::Protocol(format!("the frame's length is {length}; at most {} (socket.request.max.bytes) are accepted", self.max_frame_bytes))),
         }
     }
 

@@ -102,7 +102,7 @@ pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: B
         ApiKey::InitProducerId => later!(InitProducerIdRequest, |broker, _context, request| handlers::producers::init_producer_id(broker, request).await),
         ApiKey::DescribeProducers => {
             later!(DescribeProducersRequest, |broker, _context, request| handlers::producers::describe_producers(broker, request).await)
-        },
+        }
         ApiKey::FindCoordinator => {
             later!(FindCoordinatorRequest, |broker, context, request| handlers::groups::find_coordinator(broker, context, request).await)
         }

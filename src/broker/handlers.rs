@@ -6,8 +6,8 @@ pub mod fetch;
 pub mod groups;
 pub mod metadata;
 pub mod offsets;
-pub mod producers;
 pub mod produce;
+pub mod producers;
 pub mod topics;
 
 use std::sync::Arc;

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::buffers::ChunkPool;
-use super::fetch_session::FetchSessions;
 use super::config_rules::Rules;
+use super::fetch_session::FetchSessions;
 use super::topics::KnownTopics;
 use super::{Broker, Connections};
 use crate::config::broker::BrokerConfig;
 use crate::config::listener::Listener as ListenerConfig;
 use crate::config::topic;
-use crate::controller::{Controller, ControllerConfig};
 use crate::controller::image::{BrokerInfo, Endpoint};
+use crate::controller::{Controller, ControllerConfig};
 use crate::coordination::Coordination;
 use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
 use crate::group::state::GroupConfig;
@@ -72,7 +72,9 @@ impl<R: Runtime> Broker<R> {
             rack: config.broker_rack.clone(),
         };
 
-        let logs = LogManager::open(runtime.clone(), log_manager_config(&config), |_| log_config(&config.topic_defaults, config.producer_id_expiration_ms.into())).await?;
+        let logs =
+            LogManager::open(runtime.clone(), log_manager_config(&config), |_| log_config(&config.topic_defaults, config.producer_id_expiration_ms.into()))
+                .await?;
         let coordination = Coordination::open(runtime.clone(), &config.log_dirs[0].join(crate::coordination::DIR_NAME)).await?;
         let controller = Controller::start(
             runtime.clone(),
@@ -89,7 +91,9 @@ impl<R: Runtime> Broker<R> {
         .await?;
         logs.set_cluster_id(&controller.image().cluster_id).await?;
         let resolve_with = config.clone();
-        let replicas = Arc::new(ReplicaManager::new(config.broker_id, config.producer_id_expiration_ms.into(), logs, move |topic| topic::resolve(&resolve_with, &topic.config)));
+        let replicas = Arc::new(ReplicaManager::new(config.broker_id, config.producer_id_expiration_ms.into(), logs, move |topic| {
+            topic::resolve(&resolve_with, &topic.config)
+        }));
         let budget = usize::try_from(config.queued_max_request_bytes).unwrap_or(usize::MAX);
         let slots = usize::try_from(config.max_incremental_fetch_session_cache_slots).unwrap_or(0);
         let broker = Arc::new(Self {

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::config::topic::TopicConfig;
 use crate::controller::image::{MetadataImage, TopicImage};
-use crate::log::manager::PartitionError;
 use crate::log::LogManager;
+use crate::log::manager::PartitionError;
 use crate::replication::log_config::log_config;
 use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
@@ -43,7 +43,12 @@ pub struct ReplicaManager<R: Runtime> {
 
 impl<R: Runtime> ReplicaManager<R> {
     /// No replicas yet; [`ReplicaManager::apply`] brings them. `resolve` finds every key of a topic's configuration.
-    pub fn new(broker_id: i32, producer_id_expiration_ms: i64, logs: LogManager<R>, resolve: impl Fn(&TopicImage) -> TopicConfig + Send + Sync + 'static) -> Self {
+    pub fn new(
+        broker_id: i32,
+        producer_id_expiration_ms: i64,
+        logs: LogManager<R>,
+        resolve: impl Fn(&TopicImage) -> TopicConfig + Send + Sync + 'static,
+    ) -> Self {
         Self {
             broker_id,
             producer_id_expiration_ms,

@@ -3,5 +3,5 @@
 //! Tests of modules live beside the modules, simulated ones in `sim/`, real clients in `ci/clients`.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this side drives the broker from outside, through the real operating system")]
 
-mod tidy;
 mod contract_tokio;
+mod tidy;

@@ -32,7 +32,6 @@ pub(super) struct RunArgs {
     log: Option<String>,
 }
 
-#[allow(clippy::disallowed_methods, reason = "real time, outside the simulation")]
 pub(super) fn run(arguments: &RunArgs) -> Result<u8, String> {
     let (scenario, options) = arguments.common.resolve()?;
     if let Some(filter) = &arguments.log {

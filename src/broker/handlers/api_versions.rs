@@ -18,7 +18,10 @@ pub fn api_versions<R: Runtime>(broker: &Arc<Broker<R>>, header: &RequestHeader,
     if header.api.serves(header.version) {
         match decode::<ApiVersionsRequest>(header, body) {
             // KIP-511: from version 3 a client says what it is, in words that fit a metric's label.
-            Ok(request) if header.version >= 3 && !(is_valid_client_software(&request.client_software_name) && is_valid_client_software(&request.client_software_version)) => {
+            Ok(request)
+                if header.version >= 3
+                    && !(is_valid_client_software(&request.client_software_name) && is_valid_client_software(&request.client_software_version)) =>
+            {
                 let refused = ApiVersionsResponse::default().with_error_code(Error::InvalidRequest.code());
                 return match encode::<R, _>(header, &refused) {
                     Ok(response) => Outcome::Reply(response),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use kafka_protocol::error::ResponseError as Error;
 use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym};
 use kafka_protocol::messages::{
-    AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
-    alter_configs_response, incremental_alter_configs_response,
+    AlterConfigsRequest, AlterConfigsResponse, DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, alter_configs_response, incremental_alter_configs_response,
 };
 use kafka_protocol::protocol::StrBytes;
 
@@ -36,7 +36,9 @@ pub fn describe_configs<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, 
             let described = match resource.resource_type {
                 TOPIC => match image.topics.get(name) {
                     Some(found) => Ok(topic::describe(broker.config(), &found.config)),
-                    None if crate::controller::topics::check_name(name).is_err() => Err((Error::InvalidTopicException, format!("'{name}' is not a topic name"))),
+                    None if crate::controller::topics::check_name(name).is_err() => {
+                        Err((Error::InvalidTopicException, format!("'{name}' is not a topic name")))
+                    }
                     None => Err((Error::UnknownTopicOrPartition, format!("there is no topic '{name}'"))),
                 },
                 BROKER if name.is_empty() => Ok(Vec::new()),
@@ -108,9 +110,8 @@ pub async fn incremental_alter_configs<R: Runtime>(broker: Arc<Broker<R>>, reque
             .configs
             .iter()
             .map(|config| {
-                let operation = AlterOperation::from_code(config.config_operation).ok_or_else(|| {
-                    ApiError::new(Error::InvalidRequest, format!("Operation {} on {} is unknown.", config.config_operation, config.name))
-                })?;
+                let operation = AlterOperation::from_code(config.config_operation)
+                    .ok_or_else(|| ApiError::new(Error::InvalidRequest, format!("Operation {} on {} is unknown.", config.config_operation, config.name)))?;
                 Ok(Alteration { name: config.name.to_string(), operation, value: config.value.as_ref().map(ToString::to_string) })
             })
             .collect();

@@ -42,7 +42,8 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
                 SessionError::InvalidEpoch => Error::InvalidFetchSessionEpoch,
                 SessionError::TopicIds => Error::FetchSessionTopicIdError,
             };
-            let response = FetchResponse { throttle_time_ms: 0, error_code: code.code(), session_id: NO_SESSION_ID, topics: Vec::new(), node_endpoints: Vec::new() };
+            let response =
+                FetchResponse { throttle_time_ms: 0, error_code: code.code(), session_id: NO_SESSION_ID, topics: Vec::new(), node_endpoints: Vec::new() };
             return reply(&header, response);
         }
     };
@@ -62,7 +63,13 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
         let response = fetch.run(max_wait).await;
         frame::<R>(&header, response).unwrap_or_else(|why| {
             tracing::error!(why, "a fetch response could not be encoded");
-            let failed = FetchResponse { throttle_time_ms: 0, error_code: Error::UnknownServerError.code(), session_id: 0, topics: Vec::new(), node_endpoints: Vec::new() };
+            let failed = FetchResponse {
+                throttle_time_ms: 0,
+                error_code: Error::UnknownServerError.code(),
+                session_id: 0,
+                topics: Vec::new(),
+                node_endpoints: Vec::new(),
+            };
             frame::<R>(&header, failed).expect("an empty response can be encoded")
         })
     }))
@@ -207,9 +214,7 @@ impl<R: Runtime> Fetch<R> {
                 };
                 (name, found)
             }
-            (None, TopicKey::Name(name)) => {
-                (Arc::clone(name), Err(led_partition(&self.broker, name, *number).err().unwrap_or(Error::UnknownTopicOrPartition)))
-            }
+            (None, TopicKey::Name(name)) => (Arc::clone(name), Err(led_partition(&self.broker, name, *number).err().unwrap_or(Error::UnknownTopicOrPartition))),
             (None, TopicKey::Id(_)) => (Arc::from(""), Err(Error::UnknownTopicId)),
         }
     }

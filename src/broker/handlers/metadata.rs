@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError as Error;
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
-use kafka_protocol::messages::describe_topic_partitions_response::{
-    Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
-};
+use kafka_protocol::messages::describe_topic_partitions_response::{Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic};
 use kafka_protocol::messages::metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
 use kafka_protocol::messages::{
     BrokerId, DescribeClusterRequest, DescribeClusterResponse, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, MetadataRequest,
@@ -55,25 +53,34 @@ pub async fn metadata<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, re
     let topics = if wants_all {
         image.topics.values().map(|topic| describe_topic(broker, &image, topic, with_operations)).collect()
     } else {
-        request.topics.iter().flatten().map(|asked| {
-            let found = match &asked.name {
-                Some(name) => image.topics.get(name.as_str()),
-                None => image.by_id.get(&asked.topic_id),
-            };
-            match found {
-                Some(topic) => describe_topic(broker, &image, topic, with_operations),
-                None => {
-                    let error = match &asked.name {
-                        Some(name) if crate::controller::topics::check_name(name.as_str()).is_err() => Error::InvalidTopicException,
-                        Some(_) => Error::UnknownTopicOrPartition,
-                        None => Error::UnknownTopicId,
-                    };
-                    // Before version 12 the name cannot be null.
-                    let name = asked.name.clone().or_else(|| (version < 12).then(TopicName::default));
-                    MetadataResponseTopic::default().with_error_code(error.code()).with_name(name).with_topic_id(asked.topic_id).with_topic_authorized_operations(OPERATIONS_OMITTED)
+        request
+            .topics
+            .iter()
+            .flatten()
+            .map(|asked| {
+                let found = match &asked.name {
+                    Some(name) => image.topics.get(name.as_str()),
+                    None => image.by_id.get(&asked.topic_id),
+                };
+                match found {
+                    Some(topic) => describe_topic(broker, &image, topic, with_operations),
+                    None => {
+                        let error = match &asked.name {
+                            Some(name) if crate::controller::topics::check_name(name.as_str()).is_err() => Error::InvalidTopicException,
+                            Some(_) => Error::UnknownTopicOrPartition,
+                            None => Error::UnknownTopicId,
+                        };
+                        // Before version 12 the name cannot be null.
+                        let name = asked.name.clone().or_else(|| (version < 12).then(TopicName::default));
+                        MetadataResponseTopic::default()
+                            .with_error_code(error.code())
+                            .with_name(name)
+                            .with_topic_id(asked.topic_id)
+                            .with_topic_authorized_operations(OPERATIONS_OMITTED)
+                    }
                 }
-            }
-        }).collect()
+            })
+            .collect()
     };
     let brokers = image
         .brokers

@@ -72,10 +72,11 @@ pub async fn list_offsets<R: Runtime>(broker: Arc<Broker<R>>, context: Context, 
             };
             let response = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
             partitions.push(match found {
-                Ok(found) => response
-                    .with_timestamp(found.timestamp)
-                    .with_offset(found.offset)
-                    .with_leader_epoch(if context.version >= 4 { found.leader_epoch } else { -1 }),
+                Ok(found) => response.with_timestamp(found.timestamp).with_offset(found.offset).with_leader_epoch(if context.version >= 4 {
+                    found.leader_epoch
+                } else {
+                    -1
+                }),
                 Err(error) => response.with_error_code(error.code()).with_timestamp(-1).with_offset(-1).with_leader_epoch(-1),
             });
         }
@@ -95,8 +96,9 @@ pub fn offset_for_leader_epoch<R: Runtime>(broker: &Arc<Broker<R>>, request: Off
                 .iter()
                 .map(|asked| {
                     let response = EpochEndOffset::default().with_partition(asked.partition);
-                    let found = led_partition(broker, &topic.topic, asked.partition)
-                        .and_then(|partition| partition.check_leader_epoch(asked.current_leader_epoch).map_err(|error| partition_error(&error)).map(|()| partition));
+                    let found = led_partition(broker, &topic.topic, asked.partition).and_then(|partition| {
+                        partition.check_leader_epoch(asked.current_leader_epoch).map_err(|error| partition_error(&error)).map(|()| partition)
+                    });
                     match found {
                         Ok(partition) => {
                             // The current epoch ends where consumers' view ends: at the high watermark.

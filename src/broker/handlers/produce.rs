@@ -206,11 +206,8 @@ async fn append<R: Runtime>(
     let now = broker.runtime().unix_ms();
     let checked = validate::check(records.as_ref(), version, &rules, now)?;
     // Decoding and compressing all records is work for another thread; a batch that stays as it is costs nothing more.
-    let validated = if checked.decodes_records() {
-        broker.runtime().blocking(move || checked.finish(&rules, now)).await?
-    } else {
-        checked.finish(&rules, now)?
-    };
+    let validated =
+        if checked.decodes_records() { broker.runtime().blocking(move || checked.finish(&rules, now)).await? } else { checked.finish(&rules, now)? };
     let log_append_time_ms = validated.log_append_time_ms;
     let info = match replica.append(&[BatchToAppend { header: validated.header, bytes: validated.bytes }]).await {
         Ok(info) => info,

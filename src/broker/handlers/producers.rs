@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError as Error;
 use kafka_protocol::messages::describe_producers_response::{PartitionResponse, ProducerState, TopicResponse};
-use kafka_protocol::messages::{
-    DescribeProducersRequest, DescribeProducersResponse, InitProducerIdRequest, InitProducerIdResponse, ProducerId,
-};
+use kafka_protocol::messages::{DescribeProducersRequest, DescribeProducersResponse, InitProducerIdRequest, InitProducerIdResponse, ProducerId};
 use kafka_protocol::protocol::StrBytes;
 
 use super::led_partition;

@@ -114,10 +114,7 @@ pub async fn delete_topics<R: Runtime>(broker: Arc<Broker<R>>, context: Context,
                 if by_id { result.with_topic_id(deleted.id) } else { result }
             }
             Err(error) => {
-                let result = DeletableTopicResult::default()
-                    .with_name(name)
-                    .with_topic_id(id)
-                    .with_error_code(error.code.code());
+                let result = DeletableTopicResult::default().with_name(name).with_topic_id(id).with_error_code(error.code.code());
                 if context.version >= 5 { result.with_error_message(Some(string(&error.message))) } else { result }
             }
         })
