@@ -250,7 +250,7 @@ impl<R: Runtime> Producer<R> {
                 return false;
             }
             Some(
-                Error::MessageTooLarge | Error::InvalidRecord | Error::CorruptMessage | Error::InvalidTimestamp | Error::InvalidTopicException | Error::InvalidRequiredAcks,
+                Error::MessageTooLarge | Error::RecordListTooLarge | Error::InvalidRecord | Error::CorruptMessage | Error::InvalidTimestamp | Error::InvalidTopicException | Error::InvalidRequiredAcks,
             ) => {
                 // What follows an idempotent producer's refused batch has sequences that can never be next.
                 self.begins_anew = self.habit.idempotent;
