@@ -30,6 +30,8 @@ use crate::topic_partition::TopicPartition;
 const FORMAT_KEY: &str = "ottla.log.format";
 /// Its value.
 const FORMAT: &str = "1";
+/// Directories of other parts of the broker have names that begin so.
+const OWN_DIR_PREFIX: &str = "__ottla_";
 /// Recovery that read more than this is followed by a checkpoint, so that a crash soon after does not read it all again.
 const CHECKPOINT_AFTER_RECOVERY_BYTES: u64 = 1 << 20;
 
@@ -611,7 +613,7 @@ async fn read_dir<R: Runtime>(
             partitions.push(partition);
         } else if is_delete_dir_name(&entry.name) {
             remove_tree(rt, &path.join(&entry.name)).await?;
-        } else {
+        } else if !entry.name.starts_with(OWN_DIR_PREFIX) {
             tracing::warn!(path = %path.join(&entry.name).display(), "left alone a directory that is no partition's");
         }
     }
@@ -640,6 +642,7 @@ async fn open_partitions<R: Runtime>(
     let dir = &opened.dir;
     let slots = Arc::new(Semaphore::new(config.recovery_parallelism.max(1)));
     let mut tasks = Vec::new();
+    let mut bytes_read = 0;
     for partition in &opened.partitions {
         let offset = |kind: CheckpointKind| opened.offsets[kind as usize].get(partition).copied();
         let config = topics(&partition.topic);
@@ -663,7 +666,13 @@ async fn open_partitions<R: Runtime>(
         let Some((partition, path, config, kept, topic_id, recovered)) = task.join().await else { continue };
         let why: String = match (topic_id, recovered) {
             (Ok(topic_id), Ok(recovered)) => {
-                reports.insert(partition.clone(), recovered.report);
+                let report = recovered.report;
+                bytes_read += report.bytes_read;
+                if report.verified_batches > 0 || report.truncated_bytes > 0 {
+                    let RecoveryReport { bytes_read, verified_from_offset, verified_batches, truncated_bytes, log_end_offset } = report;
+                    tracing::info!(%partition, bytes_read, verified_from_offset, verified_batches, truncated_bytes, log_end_offset, "recovered");
+                }
+                reports.insert(partition.clone(), report);
                 dir.insert(Log::from_recovered(dir.clone(), partition, topic_id, path, config, recovered));
                 continue;
             }
@@ -674,6 +683,7 @@ async fn open_partitions<R: Runtime>(
         dir.keep_offsets(partition.clone(), kept);
         offline.insert(partition, why.into());
     }
+    tracing::info!(path = %dir.path.display(), partitions = dir.len(), bytes_read, "opened the log directory");
 }
 
 /// The topic id in a partition's directory; nil if there is none, as Kafka before 2.8 left it.
