@@ -213,6 +213,27 @@ pub async fn write_all_parts<W: AsyncWrite + Unpin>(to: &mut W, mut parts: Parts
     Ok(())
 }
 
+/// Writes a range of a file again, as it reads, so that the next sync covers it.
+///
+/// After an unclean stop what reads well may be in the page cache alone: a sync that failed leaves pages that are marked clean and never reach
+/// the disk, and a process that stopped for it and starts again on the same boot cannot tell. Whoever builds on such bytes writes them again first.
+///
+/// # Errors
+/// The file's; the range is as it was, in the cache at least.
+pub async fn rewrite<F: File>(file: &F, mut position: u64, end: u64) -> io::Result<()> {
+    const CHUNK_BYTES: u64 = 1 << 20;
+    while position < end {
+        let bytes = file.read_at(position, (end - position).min(CHUNK_BYTES) as usize).await?;
+        if bytes.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let len = bytes.len() as u64;
+        file.write_at(position, [bytes].into_iter().collect()).await?;
+        position += len;
+    }
+    Ok(())
+}
+
 /// How [`Disk::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
@@ -257,6 +278,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
     /// Makes the names in `dir` durable: files made, renamed, removed. Not their content.
     fn sync_dir(&self, dir: &Path) -> impl Future<Output = io::Result<()>> + Send;
     /// Makes the content of every file below `dir` durable, at least of those written before the call, as [`File::sync_data`] would for each (`syncfs(2)`).
+    /// Errors are told once per caller that was there when they happened: call it once before the first write that it is to vouch for.
     fn sync_filesystem(&self, dir: &Path) -> impl Future<Output = io::Result<()>> + Send;
     /// Takes the exclusive lock on the file `path`, making it if needed; `None` if another process holds it.
     fn try_lock(&self, path: &Path) -> impl Future<Output = io::Result<Option<Self::Lock>>> + Send;
@@ -274,6 +296,7 @@ pub trait File: Clone + Send + Sync + 'static {
     /// After an error any prefix of the bytes may have been written, and the file may have grown by it.
     fn write_at(&self, position: u64, parts: Parts) -> impl Future<Output = io::Result<()>> + Send;
     /// The file's length.
+    #[allow(clippy::len_without_is_empty, reason = "asks the file system, which can fail")]
     fn len(&self) -> impl Future<Output = io::Result<u64>> + Send;
     /// The wall-clock time of the last write, in milliseconds since 1970.
     fn modified_ms(&self) -> impl Future<Output = io::Result<i64>> + Send;

@@ -50,7 +50,7 @@ enum Command {
 #[derive(Args, Clone)]
 struct Common {
     /// The kind of run.
-    #[arg(long, default_value = "selftest")]
+    #[arg(long, default_value = "broker")]
     scenario: String,
     /// A historic bug to switch on (needs the feature `plants`).
     #[arg(long)]
@@ -93,7 +93,7 @@ impl std::str::FromStr for Seeds {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse::<u64>().map_err(|_| format!("'{text}' in '{text}' is no seed; expected A..B or a number"));
+        let number = |part: &str| part.parse::<u64>().map_err(|_| format!("'{part}' in '{text}' is no seed; expected A..B or a number"));
         let (from, to) = match text.split_once("..") {
             Some((from, to)) => (number(from)?, number(to)?),
             None => (number(text)?, number(text)? + 1),
@@ -103,7 +103,6 @@ impl std::str::FromStr for Seeds {
 }
 
 /// The commit that is run, for replays: from git if it is there, else from the environment variable `OTTLA_COMMIT`.
-#[allow(clippy::disallowed_methods, reason = "outside the simulation")]
 fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = std::process::Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
@@ -122,7 +121,6 @@ fn replay_command(scenario: &dyn Scenario, options: &RunOptions, seed: u64) -> S
 }
 
 /// Writes down everything about a failure in `directory`, and says where.
-#[allow(clippy::disallowed_methods, reason = "outside the simulation")]
 fn write_capsule(directory: &Path, scenario: &dyn Scenario, options: &RunOptions, report: &Report) -> std::io::Result<PathBuf> {
     std::fs::create_dir_all(directory)?;
     let plant = options.plant.as_ref().map_or_else(String::new, |plant| format!("-{plant}"));

@@ -1,7 +1,7 @@
 //! The simulated world's side of the boundary: [`SimRuntime`] is one process of one host in one of its lives.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use ottla::runtime::{HostPort, Instant, Runtime, Task};
@@ -60,11 +60,27 @@ impl Process {
     }
 }
 
-thread_local! {
-    // Set by the panic hook, read right after by the wrapper of the task that panicked, on the same thread.
-    static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
-    // The first panic's way there, for the report only: it differs between builds, so it must not come into the trace.
-    static BACKTRACE: RefCell<Option<String>> = const { RefCell::new(None) };
+/// What a panic said, from the hook to the wrapper of the task that panicked, which runs right after on the same thread; and the way to
+/// the first one, for the report only: it differs between builds, so it must not come into the trace.
+#[derive(Default)]
+struct LastWords {
+    said: Option<String>,
+    backtrace: Option<String>,
+}
+
+/// A panic hook belongs to the whole process, so what it hands over does too: by thread, as each run has one of its own.
+static LAST_WORDS: Mutex<BTreeMap<String, LastWords>> = Mutex::new(BTreeMap::new());
+
+fn last_words<T>(change: impl FnOnce(&mut LastWords) -> T) -> T {
+    let thread = format!("{:?}", std::thread::current().id());
+    let mut all = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+    change(all.entry(thread).or_default())
+}
+
+/// Forgets what panics on this thread said: its run is over.
+pub(crate) fn forget_panics() {
+    let thread = format!("{:?}", std::thread::current().id());
+    LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner).remove(&thread);
 }
 
 /// Makes panics within a world tell their place to its verdict instead of the terminal. Other threads keep their hook.
@@ -77,12 +93,14 @@ pub(crate) fn install_panic_hook() {
                 return before(info);
             }
             let place = info.location().map_or_else(String::new, |location| format!(" at {}:{}", location.file(), location.line()));
-            LAST_PANIC.with(|last| *last.borrow_mut() = Some(format!("{}{place}", message(info.payload()))));
-            if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
-                BACKTRACE.with(|first| {
-                    first.borrow_mut().get_or_insert_with(|| std::backtrace::Backtrace::force_capture().to_string());
-                });
-            }
+            let said = format!("{}{place}", message(info.payload()));
+            let wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+            last_words(|words| {
+                words.said = Some(said);
+                if wanted && words.backtrace.is_none() {
+                    words.backtrace = Some(std::backtrace::Backtrace::force_capture().to_string());
+                }
+            });
         }));
     });
 }
@@ -93,12 +111,12 @@ fn message(payload: &(dyn Any + Send)) -> &str {
 
 /// What the last panic on this thread said.
 pub(crate) fn take_panic(payload: &(dyn Any + Send)) -> String {
-    LAST_PANIC.with(|last| last.borrow_mut().take()).unwrap_or_else(|| message(payload).to_owned())
+    last_words(|words| words.said.take()).unwrap_or_else(|| message(payload).to_owned())
 }
 
 /// The way to the first panic on this thread, if `RUST_BACKTRACE` asks for it.
 pub(crate) fn take_backtrace() -> Option<String> {
-    BACKTRACE.with(|first| first.borrow_mut().take())
+    last_words(|words| words.backtrace.take())
 }
 
 /// A task's future with its process: it is not polled once that is dead, a panic ends the process, and even its drop cannot do harm.

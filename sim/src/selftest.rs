@@ -193,7 +193,10 @@ async fn try_serve(rt: &SimRuntime) -> io::Result<()> {
     }
 }
 
-async fn append(rt: &SimRuntime, log: &Arc<tokio::sync::Mutex<(<<SimRuntime as Runtime>::Disk as Disk>::File, u64)>>, number: u64) -> io::Result<()> {
+/// The file and where its next record goes.
+type Log = Arc<tokio::sync::Mutex<(<<SimRuntime as Runtime>::Disk as Disk>::File, u64)>>;
+
+async fn append(rt: &SimRuntime, log: &Log, number: u64) -> io::Result<()> {
     let mut log = log.lock().await;
     let at = log.1;
     log.0.write_at(at, [Bytes::copy_from_slice(&record(number))].into_iter().collect()).await?;

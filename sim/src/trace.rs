@@ -50,7 +50,7 @@ pub struct Trace {
     ordinal: u64,
     tail: VecDeque<Entry>,
     tail_max_count: usize,
-    file: Option<std::io::BufWriter<std::fs::File>>,
+    file: Option<Box<dyn std::io::Write + Send>>,
     line: String,
 }
 
@@ -59,9 +59,10 @@ impl Trace {
     ///
     /// # Errors
     /// If the file cannot be made.
-    #[allow(clippy::disallowed_methods, reason = "the trace goes to the machine that runs the simulation, not into it")]
+    #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the trace goes to the machine that runs the simulation, not into it")]
     pub fn new(tail_max_count: usize, file: Option<&Path>) -> std::io::Result<Self> {
-        let file = file.map(std::fs::File::create).transpose()?.map(|file| std::io::BufWriter::with_capacity(1 << 18, file));
+        let file = file.map(std::fs::File::create).transpose()?;
+        let file = file.map(|file| Box::new(std::io::BufWriter::with_capacity(1 << 18, file)) as Box<dyn std::io::Write + Send>);
         Ok(Self { hash: 0xcbf2_9ce4_8422_2325, ordinal: 0, tail: VecDeque::new(), tail_max_count, file, line: String::new() })
     }
 
@@ -134,7 +135,7 @@ impl Trace {
     /// # Errors
     /// Those of the file.
     pub fn flush(&mut self) -> std::io::Result<()> {
-        self.file.as_mut().map_or(Ok(()), std::io::Write::flush)
+        self.file.as_mut().map_or(Ok(()), |file| file.flush())
     }
 }
 

@@ -22,7 +22,7 @@ use crate::clock::{ClockOptions, HostClock};
 use crate::disk::ops::{DiskOptions, HostDisk};
 use crate::net::model::{self as net, NetOptions};
 use crate::rng::Stream;
-use crate::runtime::{Guarded, Process, SimRuntime, Starter, install_panic_hook, take_backtrace, take_panic};
+use crate::runtime::{Guarded, Process, SimRuntime, Starter, forget_panics, install_panic_hook, take_backtrace, take_panic};
 use crate::state::{CrashKind, CrashPoint, Effects, Event, Exit, HostState, ProcessId, ProcessState, State, Timer};
 use crate::trace::Trace;
 use crate::verdict::Verdict;
@@ -115,7 +115,7 @@ pub struct World(Arc<Shared>);
 ///
 /// # Panics
 /// If the thread cannot be started, or the trace file cannot be made.
-#[allow(clippy::disallowed_methods, reason = "the thread is around the simulation, not in it")]
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the thread is around the simulation, not in it")]
 pub fn run<F, Fut>(options: WorldOptions, main: F) -> Report
 where
     F: FnOnce(World) -> Fut + Send + 'static,
@@ -131,6 +131,7 @@ where
             let world = World::new(options, trace, handle);
             let report = world.live(main).await;
             world.end().await;
+            forget_panics();
             report
         })
     });

@@ -8,6 +8,7 @@ use crate::config::BrokerConfig;
 use crate::runtime::tokio::run as run_tokio;
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// The configuration: a server.properties with Kafka's keys. Without one, the broker listens on localhost:9092 and keeps its data in
     /// ./ottla-data.

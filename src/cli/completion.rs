@@ -10,6 +10,7 @@ use crate::cli::Cli;
 use crate::cli::output::{Failure, finish, stdout};
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// The shell.
     shell: Shell,

@@ -10,6 +10,7 @@ use crate::runtime::{HostPort, Runtime};
 
 /// Which brokers to ask.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// Brokers to ask first, as host:port, separated by commas. One that is up is enough.
     #[arg(

@@ -9,6 +9,7 @@ use kafka_protocol::ResponseError;
 
 use crate::cli::connect::{self, asked_to_end, run_client, sleep_ms};
 use crate::cli::output::{Failure, complain, readable, stdout};
+use crate::client::assignor::Assignor;
 use crate::client::consumer::{ConsumedRecord, OffsetReset, StartAt};
 use crate::client::group::GroupConfig;
 use crate::client::{Client, Consumer, ConsumerConfig};
@@ -17,6 +18,7 @@ use crate::runtime::tokio::TokioRuntime;
 use crate::topic_partition::TopicPartition;
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// The topic.
     topic: String,
@@ -27,6 +29,9 @@ pub(crate) struct Args {
     /// Share the topic's partitions with the other members of this group, which remembers how far it has read.
     #[arg(short, long, conflicts_with_all = ["partition", "offset"])]
     group: Option<String>,
+    /// How the group shares out partitions, if the other members offer that, too.
+    #[arg(long, requires = "group", value_parser = ["range", "roundrobin", "cooperative-sticky"], default_value = "range")]
+    assignor: String,
     /// Stop after this many records.
     #[arg(short = 'n', long = "count", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -78,7 +83,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
 async fn start(runtime: &TokioRuntime, args: &Args) -> Result<Consumer<TokioRuntime>, Failure> {
     let client = args.connect.connect(runtime, "consume").await?;
     let partitions = partitions(&client, args).await?;
-    let group = args.group.as_deref().map(GroupConfig::new);
+    let group =
+        args.group.as_deref().map(|group| GroupConfig { assignors: Assignor::by_name(&args.assignor).into_iter().collect(), ..GroupConfig::new(group) });
     let config =
         ConsumerConfig { group, auto_offset_reset: if args.from_beginning { OffsetReset::Earliest } else { OffsetReset::Latest }, ..ConsumerConfig::default() };
     let mut consumer = Consumer::new(client.clone(), config);
@@ -126,7 +132,6 @@ async fn partitions(client: &Client<TokioRuntime>, args: &Args) -> Result<Vec<To
 async fn consume(runtime: &TokioRuntime, args: &Args, consumer: &mut Consumer<TokioRuntime>) -> Result<(), Failure> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut last_record = runtime.now();
-    let mut last_commit = runtime.now();
     while left > 0 {
         consumer.set_max_poll_records(usize::try_from(left).unwrap_or(usize::MAX).min(500));
         let records = consumer.poll(Duration::from_millis(500)).await.map_err(|error| args.connect.explain(&error))?;
@@ -143,11 +148,6 @@ async fn consume(runtime: &TokioRuntime, args: &Args, consumer: &mut Consumer<To
                 write_record(&mut out, args, record)?;
             }
             out.flush()?;
-        }
-        if args.group.is_some() && now - last_commit >= Duration::from_secs(1) {
-            last_commit = now;
-            // The next one says the same and more; the one at the end is told of.
-            let _ = consumer.commit().await;
         }
     }
     Ok(())

@@ -18,6 +18,7 @@ use crate::runtime::tokio::TokioRuntime;
 use crate::runtime::{Runtime, Task};
 
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// The topic; it is created if the broker does that (auto.create.topics.enable).
     topic: String,

@@ -13,7 +13,7 @@ use crate::runtime::HostPort;
 #[derive(Clone, Debug, Error)]
 pub enum ClientError {
     /// No connection could be made. Nothing was asked.
-    #[error("cannot connect to {peer}: {source}")]
+    #[error("{}", connect_text(peer, source))]
     Connect {
         /// The broker.
         peer: HostPort,
@@ -124,6 +124,12 @@ pub enum ClientError {
         /// What is wrong.
         what: Arc<str>,
     },
+}
+
+/// The production runtime's errors name the address already.
+fn connect_text(peer: &HostPort, source: &io::Error) -> String {
+    let source = source.to_string();
+    if source.starts_with("cannot connect") { source } else { format!("cannot connect to {peer}: {source}") }
 }
 
 fn broker_text(code: ResponseError, message: Option<&str>) -> String {

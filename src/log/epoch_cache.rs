@@ -208,9 +208,10 @@ mod tests {
                 }
             }
             prop_assert_eq!(&EpochCache::parse(&cache.encode()).unwrap(), &cache);
-            let (start, end) = (start.min(records.len() as i64), end.min(records.len() as i64));
+            let end = end.min(records.len() as i64);
+            let start = start.min(end);
             cache.truncate_from_end(end);
-            cache.truncate_from_start(start.min(end));
+            cache.truncate_from_start(start);
             for offset in start..end {
                 prop_assert_eq!(cache.epoch_for_offset(offset), Some(records[offset as usize]));
             }

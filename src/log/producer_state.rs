@@ -274,12 +274,12 @@ pub fn parse_end_transaction(header: &Header, batch: &[u8]) -> Option<EndTransac
     rest = after;
     let timestamp_delta = varlong(&mut rest)?;
     let _offset_delta = varlong(&mut rest)?;
-    let key = rest.split_at_checked(usize::try_from(varlong(&mut rest)?).ok()?).map(|(key, after)| {
-        rest = after;
-        key
-    })?;
+    let key_bytes = usize::try_from(varlong(&mut rest)?).ok()?;
+    let (key, after) = rest.split_at_checked(key_bytes)?;
+    rest = after;
     let kind = i16::from_be_bytes(*key.get(2..)?.first_chunk()?);
-    let value = rest.get(..usize::try_from(varlong(&mut rest)?).ok()?)?;
+    let value_bytes = usize::try_from(varlong(&mut rest)?).ok()?;
+    let value = rest.get(..value_bytes)?;
     let coordinator_epoch = i32::from_be_bytes(*value.get(2..)?.first_chunk()?);
     matches!(kind, 0 | 1).then_some(EndTransaction { coordinator_epoch, timestamp: header.base_timestamp.saturating_add(timestamp_delta) })
 }

@@ -138,6 +138,9 @@ impl<R: Runtime> Log<R> {
             let mut scan = Scan::new(&open.file, from, end.position, SEARCH_BYTES);
             let mut last = nothing;
             while let Some(header) = self.next_header(segment, &mut scan).await? {
+                if scan.position == from && from > start {
+                    last = Boundary { offset: header.base_offset, position: from };
+                }
                 if scan.position + header.size_in_bytes() as u64 > position_limit || header.last_offset() >= up_to_offset {
                     break;
                 }

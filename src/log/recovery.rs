@@ -34,7 +34,7 @@ use super::time_index::TimeEntry;
 use super::{checkpoint, producer_snapshot};
 use crate::plant;
 use crate::record::batch::{HEADER_BYTES, Header, LENGTH_OVERHEAD_BYTES, PREFIX_BYTES};
-use crate::runtime::{Disk, File, Open, Runtime};
+use crate::runtime::{Disk, File, Open, Runtime, rewrite};
 use crate::topic_partition::TopicPartition;
 
 /// Bytes of one read while batches are verified.
@@ -146,6 +146,8 @@ struct Files {
 struct Verified<R: Runtime> {
     base_offset: i64,
     file: FileOf<R>,
+    /// Where verifying began; what is before was durable.
+    from_position: u64,
     /// End of what is valid.
     position: u64,
     indexes: Indexes,
@@ -202,6 +204,8 @@ impl<R: Runtime> Recovery<'_, R> {
             if self.known_offset > log_start_offset {
                 return Err(RecoveryError::Missing { path: self.path.to_owned(), end_offset: log_start_offset, known_offset: self.known_offset });
             }
+            // What a log that was started anew here left behind.
+            self.remove(LEADER_EPOCH_CHECKPOINT).await?;
             self.make_segment(log_start_offset).await?;
             files.bases.push(log_start_offset);
         }
@@ -209,7 +213,11 @@ impl<R: Runtime> Recovery<'_, R> {
         let from_offset = snapshot.unwrap_or(0).max(files.bases[0]);
         let mut epochs = self.load_epochs(&files.bases, from_offset).await?;
 
-        let first = files.bases.partition_point(|base| *base <= from_offset) - 1;
+        let mut first = files.bases.partition_point(|base| *base <= from_offset) - 1;
+        if files.bases[first] == from_offset && first > 0 {
+            // A snapshot where a segment begins may be older than the roll: the last entry of the segment before may be missing.
+            first -= 1;
+        }
         let (verified, end_offset) = self.verify(&mut files.bases, first, from_offset, &mut producers, &mut epochs).await?;
         if end_offset < self.known_offset {
             return Err(RecoveryError::Missing { path: self.path.to_owned(), end_offset, known_offset: self.known_offset });
@@ -225,10 +233,13 @@ impl<R: Runtime> Recovery<'_, R> {
             self.remove(LEADER_EPOCH_CHECKPOINT).await?;
             return Box::pin(self.run()).await;
         }
-        // What a crash of the process alone left in the page cache counts from now on.
+        // What a crash of the process alone left in the page cache counts from now on, also where a sync had failed before.
         for segment in &verified {
             let path = self.segment_path(segment.base_offset);
             if end_offset > from_offset || self.report.truncated_bytes > 0 {
+                if !crate::plant!(self.rt, "recovery-trusts-the-page-cache") {
+                    rewrite(&segment.file, segment.from_position, segment.position).await.map_err(|error| RecoveryError::io(&path, error))?;
+                }
                 segment.file.sync_data().await.map_err(|error| RecoveryError::io(&path, error))?;
             }
         }
@@ -336,11 +347,19 @@ impl<R: Runtime> Recovery<'_, R> {
         for at in first..bases.len() {
             let base_offset = bases[at];
             let (path, file, size_bytes) = self.open(base_offset).await?;
-            let mut segment =
-                Verified { base_offset, file, position: 0, indexes: Indexes::new(base_offset), max_time: no_time(base_offset), first_timestamp: None };
+            let mut segment = Verified {
+                base_offset,
+                file,
+                from_position: 0,
+                position: 0,
+                indexes: Indexes::new(base_offset),
+                max_time: no_time(base_offset),
+                first_timestamp: None,
+            };
             if at == first {
                 self.seek(&mut segment, &path, size_bytes, from_offset).await?;
             }
+            segment.from_position = segment.position;
             let mut bad: Option<String> = None;
             let mut scan = Scan::new(&segment.file, segment.position, size_bytes, VERIFY_BYTES);
             loop {
@@ -424,6 +443,8 @@ impl<R: Runtime> Recovery<'_, R> {
                         next_offset = header.next_offset();
                         scan.skip(&header);
                     }
+                    // Compaction may have removed the last records of a segment.
+                    None => break !self.config.cleanup_delete,
                     _ => break false,
                 }
             };
@@ -474,7 +495,8 @@ impl<R: Runtime> Recovery<'_, R> {
         }
         let io = |error| RecoveryError::io(path, error);
         let mut behind = find_batch(&segment.file, position + 1, size_bytes, offset).await.map_err(io)?;
-        let damage_end = behind.map_or(size_bytes, |(position, _)| position);
+        // The zeros that a batch begins with may belong to a lost sector.
+        let damage_end = behind.map_or(size_bytes, |(position, _)| (position + LEADING_ZEROS_MAX as u64).min(size_bytes));
         let mut later_bytes = 0;
         for base_offset in &bases[at + 1..] {
             let (path, file, size_bytes) = self.open(*base_offset).await?;
@@ -486,7 +508,7 @@ impl<R: Runtime> Recovery<'_, R> {
         }
         if let Some((_, header)) = behind.filter(|_| !blind) {
             let by_crash = damage_end == position
-                || lost_sector(&segment.file, position, damage_end).await.map_err(io)?
+                || lost_sector(&segment.file, position, damage_end, size_bytes).await.map_err(io)?
                 || ends_early(&segment.file, position, size_bytes).await.map_err(io)?;
             if !by_crash {
                 return Err(rot(header.next_offset(), what));
@@ -520,12 +542,12 @@ impl<R: Runtime> Recovery<'_, R> {
         let mut active = None;
         let count = verified.len();
         for (at, segment) in verified.into_iter().enumerate() {
-            let Verified { base_offset, file, position, mut indexes, max_time, first_timestamp } = segment;
+            let Verified { base_offset, file, position, mut indexes, max_time, first_timestamp, .. } = segment;
             let complete = at + 1 < count;
             if complete {
                 indexes.finish(max_time);
                 let open = OpenSegment::<R> { file: file.clone(), indexes: std::sync::RwLock::new(indexes.clone()) };
-                if write_indexes(self.rt, self.path, base_offset, &open).await.is_ok() {
+                if indexes.is_written() || write_indexes(self.rt, self.path, base_offset, &open).await.is_ok() {
                     let closed = Segment::closed(base_offset, position);
                     closed.set_max_time(max_time);
                     segments.insert(base_offset, closed);
@@ -642,27 +664,31 @@ fn plausible_header(bytes: &[u8], offset: i64) -> Option<Header> {
     (near && header.length as usize + LENGTH_OVERHEAD_BYTES >= HEADER_BYTES).then_some(header)
 }
 
-/// Whether a sector between the two positions was never written: all zeros. The first may have been written up to `start` before.
-async fn lost_sector<F: File>(file: &F, start: u64, end: u64) -> io::Result<bool> {
+/// Whether a sector between the two positions was never written: all zeros. Of the first sector the bytes before `start` may have been
+/// written earlier. The last one is cut short by the file's end, or it has something valid at `end`, so it was written.
+async fn lost_sector<F: File>(file: &F, start: u64, end: u64, file_end: u64) -> io::Result<bool> {
     let mut position = start;
+    let mut first = true;
     while position < end {
-        let sector_end = (position / SECTOR_BYTES + 1) * SECTOR_BYTES;
-        // One read for many sectors.
-        let window = file.read_at(position, (VERIFY_BYTES as u64).min(end - position) as usize).await?;
+        // One read for many sectors, ending where a sector does.
+        let window_end = ((position + VERIFY_BYTES as u64) / SECTOR_BYTES * SECTOR_BYTES).min(end);
+        let window = file.read_at(position, (window_end - position) as usize).await?;
         if window.is_empty() {
             return Ok(true);
         }
         let mut rest = &window[..];
-        let mut sector_bytes = (sector_end - position) as usize;
         while !rest.is_empty() {
-            let (sector, after) = rest.split_at(sector_bytes.min(rest.len()));
-            if sector.len() > LEADING_ZEROS_MAX && all_zero(sector) {
+            let left_in_sector = (SECTOR_BYTES - position % SECTOR_BYTES) as usize;
+            let (sector, after) = rest.split_at(left_in_sector.min(rest.len()));
+            let whole = sector.len() == left_in_sector || position + sector.len() as u64 == file_end;
+            // Any batch begins with some zeros.
+            if whole && (!first || sector.len() > LEADING_ZEROS_MAX) && all_zero(sector) {
                 return Ok(true);
             }
             rest = after;
-            sector_bytes = SECTOR_BYTES as usize;
+            position += sector.len() as u64;
+            first = false;
         }
-        position += window.len() as u64;
     }
     Ok(false)
 }

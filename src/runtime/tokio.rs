@@ -576,7 +576,12 @@ impl Disk for TokioDisk {
             let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
             // flock(2): belongs to this opening of the file, so that it excludes other openings in this process too.
             match file.try_lock() {
-                Ok(()) => Ok(Some(TokioLock { _file: file })),
+                // And fcntl(2), which is what Java's FileLock takes: a Kafka broker on the same directory holds only that one.
+                Ok(()) => match rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+                    Ok(()) => Ok(Some(TokioLock { _file: file })),
+                    Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Ok(None),
+                    Err(e) => Err(e.into()),
+                },
                 Err(std::fs::TryLockError::WouldBlock) => Ok(None),
                 Err(std::fs::TryLockError::Error(e)) => Err(e),
             }

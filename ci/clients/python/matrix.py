@@ -81,17 +81,20 @@ def topic(name, partitions, **configs):
     return name
 
 
+def afresh(ask):
+    """The results of what a client without memory asks: librdkafka may remember for half a minute that it found no leader (_NOENT)."""
+    fresh = AdminClient({"bootstrap.servers": BOOTSTRAP, **QUIET})
+    # The client must live until the answers are there.
+    return [f.result(20) for f in ask(fresh).values()]
+
+
 def wait_for(name, partitions):
     """Kafka lists a leader before the partition's log is there: asks what only the log itself can tell."""
-    asking = [admin]
-
     def there():
         try:
-            one_each = asking[0].list_offsets({TopicPartition(name, p): OffsetSpec.latest() for p in range(partitions)})
-            return all(f.result(20).offset >= 0 for f in one_each.values())
+            asked = {TopicPartition(name, p): OffsetSpec.latest() for p in range(partitions)}
+            return all(r.offset >= 0 for r in afresh(lambda a: a.list_offsets(asked)))
         except KafkaException:
-            # librdkafka may remember for half a minute that it found no leader: another client asks afresh.
-            asking[0] = AdminClient({"bootstrap.servers": BOOTSTRAP, **QUIET})
             return False
     eventually(f"topic {name}", there)
 
@@ -190,7 +193,7 @@ def same_content(sent, found, timestamps=True):
 # Cases: topics, configs, offsets.
 
 def offset(name, partition, spec):
-    return one(admin.list_offsets({TopicPartition(name, partition): spec})).offset
+    return afresh(lambda a: a.list_offsets({TopicPartition(name, partition): spec}))[0].offset
 
 
 def admin_topics():
@@ -248,10 +251,10 @@ def admin_partitions_and_deletion():
 def admin_delete_records():
     name = topic("trimmed", 1)
     send(producer(), name, mixed(1, 100))
-    same(40, one(admin.delete_records([TopicPartition(name, 0, 40)])).low_watermark, "low watermark")
+    same(40, afresh(lambda a: a.delete_records([TopicPartition(name, 0, 40)]))[0].low_watermark, "low watermark")
     same((40, 100), consumer().get_watermark_offsets(TopicPartition(name, 0), timeout=10), "watermarks")
     same(40, read_all(name, 1, 60)[0].offset(), "first offset read")
-    refused(KafkaError.OFFSET_OUT_OF_RANGE, lambda: one(admin.delete_records([TopicPartition(name, 0, 101)])))
+    refused(KafkaError.OFFSET_OUT_OF_RANGE, lambda: afresh(lambda a: a.delete_records([TopicPartition(name, 0, 101)])))
 
 
 def admin_offsets():

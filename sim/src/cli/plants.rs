@@ -22,7 +22,6 @@ pub(super) struct PlantsArgs {
     times: usize,
 }
 
-#[allow(clippy::disallowed_methods, reason = "real time, outside the simulation")]
 pub(super) fn run(arguments: &PlantsArgs) -> Result<u8, String> {
     let mut code = 0;
     let known = scenario::named(&arguments.common.scenario)?.plants();

@@ -56,7 +56,6 @@ struct Progress {
     seed_count: u64,
 }
 
-#[allow(clippy::disallowed_methods, clippy::too_many_lines, reason = "real files, threads and time, outside the simulation")]
 pub(super) fn run(arguments: &SweepArgs) -> Result<u8, String> {
     let (scenario, options) = arguments.common.resolve()?;
     let key = format!("{} {}{}", super::commit(), scenario.name(), options.arguments());

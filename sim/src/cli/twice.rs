@@ -24,7 +24,6 @@ pub(super) struct TwiceArgs {
     directory: PathBuf,
 }
 
-#[allow(clippy::disallowed_methods, reason = "real files and processes, outside the simulation")]
 pub(super) fn run(arguments: &TwiceArgs) -> Result<u8, String> {
     let (scenario, options) = arguments.common.resolve()?;
     let this = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
@@ -54,7 +53,6 @@ pub(super) fn run(arguments: &TwiceArgs) -> Result<u8, String> {
 }
 
 /// Runs the seed in a process of its own; its trace and exit code.
-#[allow(clippy::disallowed_methods, reason = "real processes, outside the simulation")]
 fn trace(program: &Path, scenario: &dyn Scenario, options: &RunOptions, seed: u64, path: &Path) -> Result<(PathBuf, Option<i32>), String> {
     let arguments = options.arguments();
     let output = Command::new(program)
@@ -71,7 +69,6 @@ fn trace(program: &Path, scenario: &dyn Scenario, options: &RunOptions, seed: u6
 }
 
 /// The first line in which two files differ: its number from 1, and both.
-#[allow(clippy::disallowed_methods, reason = "real files, outside the simulation")]
 fn compare(first: &Path, second: &Path) -> std::io::Result<Option<(u64, String, String)>> {
     let mut files = [BufReader::new(std::fs::File::open(first)?), BufReader::new(std::fs::File::open(second)?)];
     let mut lines = [Vec::new(), Vec::new()];

@@ -4,6 +4,7 @@ mod contract_sim;
 mod disk;
 mod life;
 mod net;
+mod selftest;
 
 use std::future::Future;
 use std::sync::mpsc;

@@ -73,7 +73,7 @@ async fn file(runtime: &TokioRuntime, path: &Path, with_records: bool) -> Result
                 "producerId: {producer_id} producerEpoch: {} coordinatorEpoch: {} currentTxnFirstOffset: {} lastTimestamp: {} firstSequence: {} lastSequence: {} lastOffset: {} offsetDelta: {} timestamp: {}",
                 entry.epoch,
                 entry.coordinator_epoch,
-                entry.current_txn_first_offset.map_or_else(|| "None".to_owned(), |offset| offset.to_string()),
+                entry.current_txn_first_offset.map_or_else(|| "OptionalLong.empty".to_owned(), |offset| format!("OptionalLong[{offset}]")),
                 entry.last_timestamp,
                 last.map_or(NO_SEQUENCE, |batch| batch.first_sequence()),
                 last.map_or(NO_SEQUENCE, |batch| batch.last_sequence),

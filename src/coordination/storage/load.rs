@@ -7,7 +7,7 @@ use super::reader::{FrameReader, Next};
 use super::snapshot::read_snapshot;
 use super::{Loaded, Storage, StorageError, create_log, roll_frame};
 use crate::codec::Frame;
-use crate::runtime::{Disk, File, Open, Runtime};
+use crate::runtime::{Disk, File, Open, Runtime, rewrite};
 
 /// What to do when no other file can make up for the one that is gone.
 const RESTORE: &str = "Restore it from a backup of the directory. Without one, the directory is lost: move it away, and the topics in \
@@ -101,7 +101,11 @@ pub async fn open<R: Runtime>(rt: R, dir: &Path) -> Result<(Storage<R>, Loaded),
             }
             _ => {}
         }
-        // What was read may be in the page cache only, of a process that was killed: nothing is served before it is durable.
+        // What was read may be in the page cache only, of a process that was killed or that stopped because a sync had failed: nothing is served
+        // before it is durable.
+        if may_be_torn {
+            rewrite(&file, 0, end).await.map_err(StorageError::io("write to", &path))?;
+        }
         file.sync_data().await.map_err(StorageError::io("sync", &path))?;
         tail = Some((file, first_index, end));
         before = Some((path, first_index));
