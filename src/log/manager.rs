@@ -30,6 +30,8 @@ use crate::topic_partition::TopicPartition;
 const FORMAT_KEY: &str = "ottla.log.format";
 /// Its value.
 const FORMAT: &str = "1";
+/// Directories of other parts of the broker have names that begin so.
+const OWN_DIR_PREFIX: &str = "__ottla_";
 /// Recovery that read more than this is followed by a checkpoint, so that a crash soon after does not read it all again.
 const CHECKPOINT_AFTER_RECOVERY_BYTES: u64 = 1 << 20;
 
@@ -618,7 +620,7 @@ async fn read_dir<R: Runtime>(
             partitions.push(partition);
         } else if is_delete_dir_name(&entry.name) {
             remove_tree(rt, &path.join(&entry.name)).await?;
-        } else {
+        } else if !entry.name.starts_with(OWN_DIR_PREFIX) {
             tracing::warn!(path = %path.join(&entry.name).display(), "left alone a directory that is no partition's");
         }
     }
@@ -648,6 +650,7 @@ async fn open_partitions<R: Runtime>(
     let slots = Arc::new(Semaphore::new(config.recovery_parallelism.max(1)));
     let mut logs = Vec::new();
     let mut tasks = Vec::new();
+    let mut bytes_read = 0;
     for partition in &opened.partitions {
         let offset = |kind: CheckpointKind| opened.offsets[kind as usize].get(partition).copied();
         let config = topics(&partition.topic);
@@ -671,7 +674,13 @@ async fn open_partitions<R: Runtime>(
         let Some((partition, path, config, kept, topic_id, recovered)) = task.join().await else { continue };
         let why: String = match (topic_id, recovered) {
             (Ok(topic_id), Ok(recovered)) => {
-                reports.insert(partition.clone(), recovered.report);
+                let report = recovered.report;
+                bytes_read += report.bytes_read;
+                if report.verified_batches > 0 || report.truncated_bytes > 0 {
+                    let RecoveryReport { bytes_read, verified_from_offset, verified_batches, truncated_bytes, log_end_offset } = report;
+                    tracing::info!(%partition, bytes_read, verified_from_offset, verified_batches, truncated_bytes, log_end_offset, "recovered");
+                }
+                reports.insert(partition.clone(), report);
                 let log = Log::from_recovered(dir.clone(), partition, topic_id, path, config, recovered);
                 dir.insert(&log);
                 logs.push(log);
@@ -684,6 +693,7 @@ async fn open_partitions<R: Runtime>(
         dir.keep_offsets(partition.clone(), kept);
         offline.insert(partition, why.into());
     }
+    tracing::info!(path = %dir.path.display(), partitions = logs.len(), bytes_read, "opened the log directory");
     logs
 }
 
