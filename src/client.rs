@@ -27,29 +27,4 @@ pub use error::ClientError;
 pub use producer::{Producer, ProducerConfig};
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::runtime::tokio::TokioRuntime;
-
-    /// Workloads run in spawned tasks, so every future must be `Send`; this fails to compile otherwise.
-    #[test]
-    fn futures_can_be_spawned() {
-        fn sendable<T: Send>(_: impl FnOnce() -> T) {}
-        let client = || Client::new(TokioRuntime::new(), ClientConfig::new(Vec::new()));
-        sendable(|| async move {
-            let client = client();
-            let mut consumer = Consumer::new(client.clone(), ConsumerConfig::default());
-            let _ = consumer.poll(std::time::Duration::ZERO).await;
-            let _ = consumer.commit().await;
-            let _ = consumer.close().await;
-            let producer = Producer::new(client.clone(), ProducerConfig::default());
-            if let Ok(producer) = producer {
-                let _ = producer.send(producer::ProducerRecord::default()).await;
-                producer.flush().await;
-            }
-            let _ = client.describe_cluster().await;
-            let _ = client.create_topic(&admin::NewTopic::default(), false).await;
-            let _ = client.committed("g", None).await;
-        });
-    }
-}
+mod tests;

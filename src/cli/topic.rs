@@ -11,6 +11,7 @@ use crate::cli::output::{Failure, complain, stdout};
 use crate::client::ClientError;
 use crate::client::admin::{ConfigResource, NewTopic};
 use crate::client::cluster::TopicMetadata;
+use crate::log::partition_metadata::encode_uuid;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -218,7 +219,7 @@ fn kafka_lines(topic: &TopicMetadata, configs: &BTreeMap<String, String>) -> Str
     let mut text = format!(
         "Topic: {}\tTopicId: {}\tPartitionCount: {}\tReplicationFactor: {replicas}\tConfigs: {configs}\n",
         topic.name,
-        base64_id(topic.id.as_bytes()),
+        encode_uuid(topic.id),
         topic.partitions.len(),
     );
     for (number, partition) in &topic.partitions {
@@ -240,15 +241,6 @@ fn origin_lines(topic: &TopicMetadata) -> String {
         format!("topic: {}\tpartition: {number}\tleader: {leader}\treplicas: {}\tisr: {}\n", topic.name, ids(&partition.replicas), ids(&partition.isr))
     };
     topic.partitions.iter().map(line).collect()
-}
-
-/// A topic id as Kafka prints it: the URL alphabet of base 64, without padding.
-fn base64_id(id: &[u8; 16]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let number = u128::from_be_bytes(*id);
-    // 128 bits are 21 digits of 6 bits and one of 2, which stands at the left of its digit.
-    let digit = |bits: u128| char::from(ALPHABET[(bits & 63) as usize]);
-    (0..21).map(|index| digit(number >> (122 - 6 * index))).chain([digit(number << 4)]).collect()
 }
 
 #[cfg(test)]
@@ -280,12 +272,5 @@ mod tests {
             origin_lines(&topic()),
             "topic: t\tpartition: 0\tleader: 1\treplicas: 1,2\tisr: 1\ntopic: t\tpartition: 1\tleader: none\treplicas: 1,2\tisr: 1\n"
         );
-    }
-
-    #[test]
-    fn ids_are_base_64() {
-        assert_eq!(base64_id(&[0; 16]), "AAAAAAAAAAAAAAAAAAAAAA");
-        assert_eq!(base64_id(&[0xff; 16]), "_____________________w");
-        assert_eq!(base64_id(b"\x00\x10\x83\x10\x51\x87\x20\x92\x8b\x30\xd3\x8f\x41\x14\x93\x51"), "ABCDEFGHIJKLMNOPQRSTUQ");
     }
 }

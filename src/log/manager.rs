@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -173,6 +173,7 @@ struct Inner<R: Runtime> {
     config: LogManagerConfig,
     dirs: Vec<Arc<LogDir<R>>>,
     failures: Arc<DirFailures>,
+    logs: RwLock<BTreeMap<TopicPartition, Log<R>>>,
     /// Partitions whose directories could not be opened, and why.
     offline: Mutex<BTreeMap<TopicPartition, Arc<str>>>,
     reports: BTreeMap<TopicPartition, RecoveryReport>,
@@ -233,10 +234,13 @@ impl<R: Runtime> LogManager<R> {
             }
         }
         let mut offline = BTreeMap::new();
+        let mut logs = BTreeMap::new();
         let mut reports = BTreeMap::new();
         let mut high_watermarks = BTreeMap::new();
         for opened in &opened {
-            open_partitions(opened, &config, &topics, &mut offline, &mut reports).await;
+            for log in open_partitions(opened, &config, &topics, &mut offline, &mut reports).await {
+                logs.insert(log.partition().clone(), log);
+            }
             high_watermarks.extend(opened.offsets[CheckpointKind::HighWatermark as usize].clone());
         }
         for opened in &opened {
@@ -254,6 +258,7 @@ impl<R: Runtime> LogManager<R> {
             config,
             dirs: Vec::new(),
             failures,
+            logs: RwLock::new(logs),
             offline: Mutex::new(offline),
             reports,
             high_watermarks: Mutex::new(high_watermarks),
@@ -277,12 +282,12 @@ impl<R: Runtime> LogManager<R> {
 
     /// One partition; `None` if it does not exist or is offline.
     pub fn get(&self, partition: &TopicPartition) -> Option<Log<R>> {
-        self.inner.dirs.iter().find_map(|dir| dir.get(partition))
+        self.inner.logs.read().expect("no panic holds it").get(partition).cloned()
     }
 
     /// All partitions.
     pub fn all(&self) -> Vec<Log<R>> {
-        self.inner.dirs.iter().flat_map(|dir| dir.logs()).collect()
+        self.inner.logs.read().expect("no panic holds it").values().cloned().collect()
     }
 
     /// Partitions that exist and could not be opened, and why.
@@ -367,7 +372,8 @@ impl<R: Runtime> LogManager<R> {
         let recovered = recover(&inner.rt, partition, &path, &config, Existing { trust_snapshots: true, ..Existing::default() }).await?;
         dir.check("sync of the directory", &dir.path, disk.sync_dir(&dir.path).await).await?;
         let log = Log::from_recovered(dir.clone(), partition.clone(), topic_id, path, config, recovered);
-        dir.insert(log.clone());
+        dir.insert(&log);
+        inner.logs.write().expect("no panic holds it").insert(partition.clone(), log.clone());
         Ok(log)
     }
 
@@ -399,6 +405,7 @@ impl<R: Runtime> LogManager<R> {
         inner.rt.disk().rename(&path, &doomed).await.map_err(|error| LogError::io(&path, error))?;
         dir.check("sync of the directory", &dir.path, inner.rt.disk().sync_dir(&dir.path).await).await?;
         dir.remove(partition);
+        inner.logs.write().expect("no panic holds it").remove(partition);
         inner.offline.lock().expect("no panic holds it").remove(partition);
         inner.high_watermarks.lock().expect("no panic holds it").remove(partition);
         // Its offsets must not be taken for those of a later partition of the same name.
@@ -636,9 +643,10 @@ async fn open_partitions<R: Runtime>(
     topics: &impl Fn(&str) -> LogConfig,
     offline: &mut BTreeMap<TopicPartition, Arc<str>>,
     reports: &mut BTreeMap<TopicPartition, RecoveryReport>,
-) {
+) -> Vec<Log<R>> {
     let dir = &opened.dir;
     let slots = Arc::new(Semaphore::new(config.recovery_parallelism.max(1)));
+    let mut logs = Vec::new();
     let mut tasks = Vec::new();
     for partition in &opened.partitions {
         let offset = |kind: CheckpointKind| opened.offsets[kind as usize].get(partition).copied();
@@ -664,7 +672,9 @@ async fn open_partitions<R: Runtime>(
         let why: String = match (topic_id, recovered) {
             (Ok(topic_id), Ok(recovered)) => {
                 reports.insert(partition.clone(), recovered.report);
-                dir.insert(Log::from_recovered(dir.clone(), partition, topic_id, path, config, recovered));
+                let log = Log::from_recovered(dir.clone(), partition, topic_id, path, config, recovered);
+                dir.insert(&log);
+                logs.push(log);
                 continue;
             }
             (Err(why), _) => why,
@@ -674,6 +684,7 @@ async fn open_partitions<R: Runtime>(
         dir.keep_offsets(partition.clone(), kept);
         offline.insert(partition, why.into());
     }
+    logs
 }
 
 /// The topic id in a partition's directory; nil if there is none, as Kafka before 2.8 left it.

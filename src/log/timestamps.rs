@@ -6,10 +6,9 @@ use bytes::Bytes;
 
 use super::Log;
 use super::error::LogError;
-use super::producer_state::varlong;
 use super::scan::Scan;
 use super::segment::{FileOf, HEADER_SCAN_BYTES, Segment};
-use crate::record::batch::{HEADER_BYTES, Header};
+use crate::record::batch::Header;
 use crate::runtime::Runtime;
 
 /// A record's timestamp and place.
@@ -43,7 +42,7 @@ impl<R: Runtime> Log<R> {
             while let Some(header) = self.next_header(&segment, &mut scan).await? {
                 if header.max_timestamp >= timestamp && header.last_offset() >= log_start_offset {
                     let batch = self.whole_batch(&segment, &mut scan).await?;
-                    if let Some(found) = records(&header, &batch).find(|record| record.0 >= timestamp && record.1 >= log_start_offset) {
+                    if let Some(found) = records(&header, &batch).into_iter().find(|record| record.0 >= timestamp && record.1 >= log_start_offset) {
                         return Ok(Some(at(&header, found)));
                     }
                 }
@@ -74,7 +73,7 @@ impl<R: Runtime> Log<R> {
         while let Some(header) = self.next_header(&segment, &mut scan).await? {
             if header.max_timestamp >= timestamp {
                 let batch = self.whole_batch(&segment, &mut scan).await?;
-                return Ok(records(&header, &batch).find(|record| record.0 >= timestamp).map(|found| at(&header, found)));
+                return Ok(records(&header, &batch).into_iter().find(|record| record.0 >= timestamp).map(|found| at(&header, found)));
             }
             scan.skip(&header);
         }
@@ -117,20 +116,17 @@ fn at(header: &Header, (timestamp, offset): (i64, i64)) -> TimestampOffset {
     TimestampOffset { timestamp, offset, leader_epoch: header.partition_leader_epoch }
 }
 
-/// (timestamp, offset) of the records of a batch. Of a compressed batch: its greatest timestamp at its base offset, so that nobody who
+/// (timestamp, offset) of the records of a batch. Of one that cannot be decoded: its greatest timestamp at its base offset, so that nobody who
 /// reads from there misses a record.
-fn records<'b>(header: &'b Header, batch: &'b [u8]) -> Box<dyn Iterator<Item = (i64, i64)> + Send + 'b> {
-    if header.codec() != 0 || header.is_log_append_time() {
-        return Box::new(std::iter::once((header.max_timestamp, header.base_offset)));
+fn records(header: &Header, batch: &Bytes) -> Vec<(i64, i64)> {
+    /// A batch that decompresses to more is treated as one record.
+    const DECODED_BYTES_MAX: usize = 256 << 20;
+    let whole = || vec![(header.max_timestamp, header.base_offset)];
+    if header.is_log_append_time() {
+        return whole();
     }
-    let mut rest = batch.get(HEADER_BYTES..).unwrap_or(&[]);
-    Box::new(std::iter::from_fn(move || {
-        let length = usize::try_from(varlong(&mut rest)?).ok()?;
-        let (mut record, after) = rest.split_at_checked(length)?;
-        rest = after;
-        let (_attributes, fields) = record.split_first()?;
-        record = fields;
-        let timestamp = header.base_timestamp.saturating_add(varlong(&mut record)?);
-        Some((timestamp, header.base_offset.saturating_add(varlong(&mut record)?)))
-    }))
+    let Ok(records) = crate::record::records(batch, DECODED_BYTES_MAX) else {
+        return whole();
+    };
+    records.map(|record| record.map(|record| (record.timestamp, record.offset))).collect::<Result<_, _>>().unwrap_or_else(|_| whole())
 }
