@@ -296,10 +296,10 @@ impl<R: Runtime> Log<R> {
         self.inner.high_watermark.store(offset, Ordering::Release);
     }
 
-    /// What the high watermark checkpoint says: never more than the log has.
+    /// What the high watermark checkpoint says: never more than is on disk. Where messages are acknowledged before they are flushed the high
+    /// watermark is ahead of that; recovery would take what a power cut took for rot.
     pub(super) fn high_watermark_to_checkpoint(&self) -> Option<i64> {
-        let flushed = if self.config().flushes_every_message() { self.durable_end_offset() } else { self.log_end_offset() };
-        self.high_watermark().map(|offset| offset.min(flushed))
+        self.high_watermark().map(|offset| offset.min(self.durable_end_offset()))
     }
 
     /// Recovery never looks below this: everything there is on disk.
