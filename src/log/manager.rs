@@ -20,7 +20,7 @@ use super::dir::{CheckpointKind, DirFailures, LogDir};
 use super::error::LogError;
 use super::flush::{FlushPolicy, spawn_flushers};
 use super::meta_properties::{MetaProperties, MetaPropertiesError};
-use super::names::{CLEAN_SHUTDOWN, LOCK, META_PROPERTIES, PARTITION_METADATA, delete_dir_name, is_delete_dir_name, text_bytes};
+use super::names::{CLEAN_SHUTDOWN, LOCK, META_PROPERTIES, PARTITION_METADATA, delete_dir_name, is_delete_dir_name, stray_dir_name, text_bytes};
 use super::recovery::{Existing, RecoveryError, RecoveryReport, recover};
 use super::{Log, partition_metadata};
 use crate::runtime::{Disk, Runtime, Task};
@@ -30,6 +30,8 @@ use crate::topic_partition::TopicPartition;
 const FORMAT_KEY: &str = "ottla.log.format";
 /// Its value.
 const FORMAT: &str = "1";
+/// Directories of other parts of the broker have names that begin so.
+const OWN_DIR_PREFIX: &str = "__ottla_";
 /// Recovery that read more than this is followed by a checkpoint, so that a crash soon after does not read it all again.
 const CHECKPOINT_AFTER_RECOVERY_BYTES: u64 = 1 << 20;
 
@@ -384,6 +386,30 @@ impl<R: Runtime> LogManager<R> {
     pub async fn delete(&self, partition: &TopicPartition) -> Result<bool, LogError> {
         let inner = &*self.inner;
         let _one_at_a_time = inner.changes.lock().await;
+        let Some((doomed, delay_ms)) = self.rename_away(partition, delete_dir_name).await? else { return Ok(false) };
+        let rt = inner.rt.clone();
+        drop(inner.rt.spawn("log-delete-partition", async move {
+            rt.sleep(Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0))).await;
+            if let Err(error) = remove_tree(&rt, &doomed).await {
+                tracing::warn!(path = %doomed.display(), "a deleted partition's directory could not be removed; the next start tries again: {error}");
+            }
+        }));
+        Ok(true)
+    }
+
+    /// Moves a partition's directory aside, durably and for good: no start opens it any more, and nothing removes it. Returns where it is
+    /// now, `None` if there is no such partition.
+    ///
+    /// # Errors
+    /// The disk's; the partition still exists then, offline.
+    pub async fn set_aside(&self, partition: &TopicPartition) -> Result<Option<PathBuf>, LogError> {
+        let _one_at_a_time = self.inner.changes.lock().await;
+        Ok(self.rename_away(partition, stray_dir_name).await?.map(|(path, _)| path))
+    }
+
+    /// Ends a partition and renames its directory, durably. Returns the directory and the partition's `file.delete.delay.ms`.
+    async fn rename_away(&self, partition: &TopicPartition, name: impl Fn(&TopicPartition, u128) -> String) -> Result<Option<(PathBuf, i64)>, LogError> {
+        let inner = &*self.inner;
         let log = self.get(partition);
         let home = match &log {
             Some(log) => Some((log.inner.dir.clone(), log.path().to_owned())),
@@ -391,7 +417,7 @@ impl<R: Runtime> LogManager<R> {
             None if inner.offline.lock().expect("no panic holds it").contains_key(partition) => self.find_directory(partition).await,
             None => None,
         };
-        let Some((dir, path)) = home else { return Ok(false) };
+        let Some((dir, path)) = home else { return Ok(None) };
         let delay_ms = log.as_ref().map_or(0, |log| log.config().file_delete_delay_ms);
         if let Some(log) = &log {
             log.mark_deleted();
@@ -401,7 +427,7 @@ impl<R: Runtime> LogManager<R> {
             drop(log.inner.checkpoint_lock.lock().await);
         }
         let id = u128::from(inner.rt.random_u64()) << 64 | u128::from(inner.rt.random_u64());
-        let doomed = dir.path.join(delete_dir_name(partition, id));
+        let doomed = dir.path.join(name(partition, id));
         inner.rt.disk().rename(&path, &doomed).await.map_err(|error| LogError::io(&path, error))?;
         dir.check("sync of the directory", &dir.path, inner.rt.disk().sync_dir(&dir.path).await).await?;
         dir.remove(partition);
@@ -412,14 +438,7 @@ impl<R: Runtime> LogManager<R> {
         for kind in CheckpointKind::ALL {
             dir.write_checkpoint(kind).await?;
         }
-        let rt = inner.rt.clone();
-        drop(inner.rt.spawn("log-delete-partition", async move {
-            rt.sleep(Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0))).await;
-            if let Err(error) = remove_tree(&rt, &doomed).await {
-                tracing::warn!(path = %doomed.display(), "a deleted partition's directory could not be removed; the next start tries again: {error}");
-            }
-        }));
-        Ok(true)
+        Ok(Some((doomed, delay_ms)))
     }
 
     /// Puts another configuration in force for all partitions of a topic.
@@ -618,7 +637,7 @@ async fn read_dir<R: Runtime>(
             partitions.push(partition);
         } else if is_delete_dir_name(&entry.name) {
             remove_tree(rt, &path.join(&entry.name)).await?;
-        } else {
+        } else if !entry.name.starts_with(OWN_DIR_PREFIX) {
             tracing::warn!(path = %path.join(&entry.name).display(), "left alone a directory that is no partition's");
         }
     }
@@ -648,6 +667,7 @@ async fn open_partitions<R: Runtime>(
     let slots = Arc::new(Semaphore::new(config.recovery_parallelism.max(1)));
     let mut logs = Vec::new();
     let mut tasks = Vec::new();
+    let mut bytes_read = 0;
     for partition in &opened.partitions {
         let offset = |kind: CheckpointKind| opened.offsets[kind as usize].get(partition).copied();
         let config = topics(&partition.topic);
@@ -671,7 +691,13 @@ async fn open_partitions<R: Runtime>(
         let Some((partition, path, config, kept, topic_id, recovered)) = task.join().await else { continue };
         let why: String = match (topic_id, recovered) {
             (Ok(topic_id), Ok(recovered)) => {
-                reports.insert(partition.clone(), recovered.report);
+                let report = recovered.report;
+                bytes_read += report.bytes_read;
+                if report.verified_batches > 0 || report.truncated_bytes > 0 {
+                    let RecoveryReport { bytes_read, verified_from_offset, verified_batches, truncated_bytes, log_end_offset } = report;
+                    tracing::info!(%partition, bytes_read, verified_from_offset, verified_batches, truncated_bytes, log_end_offset, "recovered");
+                }
+                reports.insert(partition.clone(), report);
                 let log = Log::from_recovered(dir.clone(), partition, topic_id, path, config, recovered);
                 dir.insert(&log);
                 logs.push(log);
@@ -684,6 +710,7 @@ async fn open_partitions<R: Runtime>(
         dir.keep_offsets(partition.clone(), kept);
         offline.insert(partition, why.into());
     }
+    tracing::info!(path = %dir.path.display(), partitions = logs.len(), bytes_read, "opened the log directory");
     logs
 }
 

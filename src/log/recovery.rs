@@ -508,7 +508,7 @@ impl<R: Runtime> Recovery<'_, R> {
         }
         if let Some((_, header)) = behind.filter(|_| !blind) {
             let by_crash = damage_end == position
-                || lost_sector(&segment.file, position, damage_end, size_bytes).await.map_err(io)?
+                || lost_sector(&segment.file, position, damage_end, size_bytes, offset).await.map_err(io)?
                 || ends_early(&segment.file, position, size_bytes).await.map_err(io)?;
             if !by_crash {
                 return Err(rot(header.next_offset(), what));
@@ -665,8 +665,8 @@ fn plausible_header(bytes: &[u8], offset: i64) -> Option<Header> {
 }
 
 /// Whether a sector between the two positions was never written: all zeros. Of the first sector the bytes before `start` may have been
-/// written earlier. The last one is cut short by the file's end, or it has something valid at `end`, so it was written.
-async fn lost_sector<F: File>(file: &F, start: u64, end: u64, file_end: u64) -> io::Result<bool> {
+/// written earlier; the batch of `offset` would begin at `start`. The last one is cut short by the file's end, or it has something valid at `end`, so it was written.
+async fn lost_sector<F: File>(file: &F, start: u64, end: u64, file_end: u64, offset: i64) -> io::Result<bool> {
     let mut position = start;
     let mut first = true;
     while position < end {
@@ -681,8 +681,10 @@ async fn lost_sector<F: File>(file: &F, start: u64, end: u64, file_end: u64) -> 
             let left_in_sector = (SECTOR_BYTES - position % SECTOR_BYTES) as usize;
             let (sector, after) = rest.split_at(left_in_sector.min(rest.len()));
             let whole = sector.len() == left_in_sector || position + sector.len() as u64 == file_end;
-            // Any batch begins with some zeros.
-            if whole && (!first || sector.len() > LEADING_ZEROS_MAX) && all_zero(sector) {
+            // A batch begins with its offset, and some zeros in any case.
+            let offset_bytes = offset.to_be_bytes();
+            let tells = !first || sector.len() > LEADING_ZEROS_MAX || !all_zero(&offset_bytes[..sector.len().min(offset_bytes.len())]);
+            if whole && tells && all_zero(sector) {
                 return Ok(true);
             }
             rest = after;

@@ -9,7 +9,11 @@ use super::error::LogError;
 use super::scan::Scan;
 use super::segment::{FileOf, HEADER_SCAN_BYTES, Segment};
 use crate::record::batch::Header;
+use crate::record::records;
 use crate::runtime::Runtime;
+
+/// No batch decompresses to more while timestamps are searched.
+const DECOMPRESSED_MAX_BYTES: usize = 256 << 20;
 
 /// A record's timestamp and place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +46,7 @@ impl<R: Runtime> Log<R> {
             while let Some(header) = self.next_header(&segment, &mut scan).await? {
                 if header.max_timestamp >= timestamp && header.last_offset() >= log_start_offset {
                     let batch = self.whole_batch(&segment, &mut scan).await?;
-                    if let Some(found) = records(&header, &batch).into_iter().find(|record| record.0 >= timestamp && record.1 >= log_start_offset) {
+                    if let Some(found) = first_record(&header, &batch, |at, offset| at >= timestamp && offset >= log_start_offset) {
                         return Ok(Some(at(&header, found)));
                     }
                 }
@@ -73,7 +77,7 @@ impl<R: Runtime> Log<R> {
         while let Some(header) = self.next_header(&segment, &mut scan).await? {
             if header.max_timestamp >= timestamp {
                 let batch = self.whole_batch(&segment, &mut scan).await?;
-                return Ok(records(&header, &batch).into_iter().find(|record| record.0 >= timestamp).map(|found| at(&header, found)));
+                return Ok(first_record(&header, &batch, |at, _| at >= timestamp).map(|found| at(&header, found)));
             }
             scan.skip(&header);
         }
@@ -116,17 +120,17 @@ fn at(header: &Header, (timestamp, offset): (i64, i64)) -> TimestampOffset {
     TimestampOffset { timestamp, offset, leader_epoch: header.partition_leader_epoch }
 }
 
-/// (timestamp, offset) of the records of a batch. Of one that cannot be decoded: its greatest timestamp at its base offset, so that nobody who
-/// reads from there misses a record.
-fn records(header: &Header, batch: &Bytes) -> Vec<(i64, i64)> {
-    /// A batch that decompresses to more is treated as one record.
-    const DECODED_BYTES_MAX: usize = 256 << 20;
-    let whole = || vec![(header.max_timestamp, header.base_offset)];
-    if header.is_log_append_time() {
-        return whole();
+/// The first record of a batch that is `wanted` by timestamp and offset. A batch that cannot be decoded answers with its base offset, so that
+/// nobody who reads from there misses a record.
+fn first_record(header: &Header, batch: &Bytes, wanted: impl Fn(i64, i64) -> bool) -> Option<(i64, i64)> {
+    let fallback = (header.max_timestamp, header.base_offset);
+    let Ok(records) = records(batch, DECOMPRESSED_MAX_BYTES) else { return Some(fallback) };
+    for record in records {
+        match record {
+            Ok(record) if wanted(record.timestamp, record.offset) => return Some((record.timestamp, record.offset)),
+            Ok(_) => {}
+            Err(_) => return Some(fallback),
+        }
     }
-    let Ok(records) = crate::record::records(batch, DECODED_BYTES_MAX) else {
-        return whole();
-    };
-    records.map(|record| record.map(|record| (record.timestamp, record.offset))).collect::<Result<_, _>>().unwrap_or_else(|_| whole())
+    None
 }
