@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
+use super::adoption::{ADOPTED_KEY, ADOPTED_OFFSETS, AdoptedPartition, Adoption, FORMAT, FORMAT_KEY, check_origin, checkpointed_epoch, is_pending};
 use super::checkpoint::{read_offsets, read_small_file, replace_file};
 use super::config::LogConfig;
 use super::dir::{CheckpointKind, DirFailures, LogDir};
@@ -26,10 +27,6 @@ use super::{Log, partition_metadata};
 use crate::runtime::{Disk, Runtime, Task};
 use crate::topic_partition::TopicPartition;
 
-/// Key of `meta.properties` that says that producer snapshots of the directory are ours (see [`recovery`](super::recovery)).
-const FORMAT_KEY: &str = "ottla.log.format";
-/// Its value.
-const FORMAT: &str = "1";
 /// Recovery that read more than this is followed by a checkpoint, so that a crash soon after does not read it all again.
 const CHECKPOINT_AFTER_RECOVERY_BYTES: u64 = 1 << 20;
 
@@ -93,6 +90,28 @@ pub enum OpenError {
         found: String,
         /// What the configuration says.
         expected: String,
+    },
+    /// Kafka wrote it, and nobody has adopted it.
+    #[error(
+        "the data directory {0} was written by Apache Kafka, and nothing in it was touched. To use it with Ottla: stop Kafka, keep a copy, and run \
+         'ottla log adopt {0}'; else choose another directory (log.dirs)",
+        dir.display()
+    )]
+    NotAdopted {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// It holds partitions and no `meta.properties`.
+    #[error(
+        "the data directory {} holds the partition {partition} but no {META_PROPERTIES}, which says whose it is; nothing in it was touched. Restore that file, or \
+         choose another directory (log.dirs)",
+        dir.display()
+    )]
+    NoOwner {
+        /// The directory.
+        dir: PathBuf,
+        /// A partition in it.
+        partition: TopicPartition,
     },
     /// `meta.properties` cannot be read.
     #[error("{}: {source}", path.display())]
@@ -177,6 +196,7 @@ struct Inner<R: Runtime> {
     offline: Mutex<BTreeMap<TopicPartition, Arc<str>>>,
     reports: BTreeMap<TopicPartition, RecoveryReport>,
     high_watermarks: Mutex<BTreeMap<TopicPartition, i64>>,
+    adoption: Option<Adoption>,
     meta: Vec<MetaProperties>,
     /// Makes creations and deletions take turns.
     changes: tokio::sync::Mutex<()>,
@@ -191,7 +211,10 @@ struct Opened<R: Runtime> {
     dir: Arc<LogDir<R>>,
     lock: <R::Disk as Disk>::Lock,
     meta: MetaProperties,
-    trust_snapshots: bool,
+    /// Adopted, and not started on before.
+    pending: bool,
+    /// Where the adopted part of each partition ends.
+    adopted_offsets: BTreeMap<TopicPartition, i64>,
     /// Recovery points, high watermarks, log start offsets.
     offsets: [BTreeMap<TopicPartition, i64>; 3],
     partitions: Vec<TopicPartition>,
@@ -202,7 +225,7 @@ impl<R: Runtime> LogManager<R> {
     /// configuration. Partitions that cannot be opened are in [`LogManager::offline`]; a directory that fails is left out if another works.
     ///
     /// # Errors
-    /// If a directory is another's, or none works.
+    /// If a directory is another's, or none works. A directory of Kafka's that was not adopted is not touched.
     pub async fn open(rt: R, config: LogManagerConfig, topics: impl Fn(&str) -> LogConfig) -> Result<Self, OpenError> {
         if config.dirs.is_empty() {
             return Err(OpenError::NoneConfigured);
@@ -210,6 +233,10 @@ impl<R: Runtime> LogManager<R> {
         let failures = DirFailures::new(config.dirs.len(), true);
         let mut opened: Vec<Opened<R>> = Vec::new();
         let mut last_error = None;
+        // Of all, before the first is written to. A disk that does not answer is met again below.
+        for path in &config.dirs {
+            let _ = check_origin(&rt, path).await?;
+        }
         for path in &config.dirs {
             let dir = LogDir::new(rt.clone(), path.clone(), failures.clone());
             match open_dir(&dir, &config).await? {
@@ -239,15 +266,9 @@ impl<R: Runtime> LogManager<R> {
             open_partitions(opened, &config, &topics, &mut offline, &mut reports).await;
             high_watermarks.extend(opened.offsets[CheckpointKind::HighWatermark as usize].clone());
         }
-        for opened in &opened {
-            if !opened.trust_snapshots {
-                // From here on every snapshot in it is ours, or was used within its meaning.
-                let mut meta = opened.meta.clone();
-                meta.other.insert(FORMAT_KEY.to_owned(), FORMAT.to_owned());
-                let path = opened.dir.path.join(META_PROPERTIES);
-                let result = replace_file(&rt, &opened.dir.path, META_PROPERTIES, text_bytes(meta.encode())).await;
-                let _ = opened.dir.check("write", &path, result).await;
-            }
+        let mut adoption: Option<Adoption> = None;
+        for opened in opened.iter().filter(|opened| opened.pending) {
+            note_adopted(opened, adoption.get_or_insert_with(Adoption::new)).await;
         }
         let mut inner = Inner {
             rt: rt.clone(),
@@ -257,6 +278,7 @@ impl<R: Runtime> LogManager<R> {
             offline: Mutex::new(offline),
             reports,
             high_watermarks: Mutex::new(high_watermarks),
+            adoption,
             meta: Vec::new(),
             changes: tokio::sync::Mutex::new(()),
             stop: watch::Sender::new(false),
@@ -310,14 +332,22 @@ impl<R: Runtime> LogManager<R> {
         self.inner.meta.iter().filter_map(|meta| meta.directory_id).collect()
     }
 
-    /// Writes the cluster's id to directories that have none yet.
+    /// What directories hold that Kafka wrote and this is the first start on; the topics are to be registered before
+    /// [`LogManager::set_cluster_id`].
+    pub fn adoption(&self) -> Option<&Adoption> {
+        self.inner.adoption.as_ref()
+    }
+
+    /// Writes the cluster's id to directories that have none yet, and ends the adoption of those that were adopted: their topics are
+    /// registered, and from here on every producer snapshot in them is ours, or was used within its meaning.
     ///
     /// # Errors
     /// The disk's.
     pub async fn set_cluster_id(&self, cluster_id: &str) -> Result<(), LogError> {
         for (dir, meta) in self.inner.dirs.iter().zip(&self.inner.meta) {
-            if meta.cluster_id.is_none() {
-                let mut meta = MetaProperties { cluster_id: Some(cluster_id.to_owned()), ..meta.clone() };
+            if meta.cluster_id.is_none() || is_pending(meta) {
+                let cluster_id = meta.cluster_id.clone().unwrap_or_else(|| cluster_id.to_owned());
+                let mut meta = MetaProperties { cluster_id: Some(cluster_id), ..meta.clone() };
                 meta.other.insert(FORMAT_KEY.to_owned(), FORMAT.to_owned());
                 let result = replace_file(&self.inner.rt, &dir.path, META_PROPERTIES, text_bytes(meta.encode())).await;
                 dir.check("write", &dir.path.join(META_PROPERTIES), result).await?;
@@ -548,6 +578,9 @@ impl<R: Runtime> LogManager<R> {
 /// Locks and reads a directory. The outer error ends the start, the inner one this directory's part in it.
 async fn open_dir<R: Runtime>(dir: &Arc<LogDir<R>>, config: &LogManagerConfig) -> Result<io::Result<Opened<R>>, OpenError> {
     let (rt, path) = (&dir.rt, &dir.path);
+    if let Err(error) = check_origin(rt, path).await? {
+        return Ok(Err(error));
+    }
     let locked = async {
         rt.disk().create_dir(path).await?;
         rt.disk().try_lock(&path.join(LOCK)).await
@@ -586,7 +619,7 @@ async fn read_dir<R: Runtime>(
     let (rt, path) = (&dir.rt, &dir.path);
     let is_new = found.is_none();
     let mut meta = found.clone().unwrap_or_default();
-    let trust_snapshots = is_new || meta.other.get(FORMAT_KEY).is_some_and(|format| format == FORMAT);
+    let pending = is_pending(&meta);
     meta.broker_id = Some(config.broker_id);
     meta.cluster_id = meta.cluster_id.or_else(|| config.cluster_id.clone());
     meta.directory_id.get_or_insert_with(|| uuid::Builder::from_random_bytes(random_bytes(rt)).into_uuid());
@@ -626,7 +659,18 @@ async fn read_dir<R: Runtime>(
             read => read?,
         };
     }
-    Ok(Opened { dir: dir.clone(), lock, meta, trust_snapshots, offsets, partitions })
+    let mut adopted_offsets = BTreeMap::new();
+    if meta.other.contains_key(ADOPTED_KEY) {
+        adopted_offsets = match read_offsets(rt, &path.join(ADOPTED_OFFSETS)).await {
+            // Only what looks for lost files in between is lost.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!("a damaged checkpoint is not used: {error}");
+                partitions.iter().map(|partition| (partition.clone(), i64::MAX)).collect()
+            }
+            read => read?,
+        };
+    }
+    Ok(Opened { dir: dir.clone(), lock, meta, pending, adopted_offsets, offsets, partitions })
 }
 
 /// Opens a directory's partitions, some at a time.
@@ -645,9 +689,10 @@ async fn open_partitions<R: Runtime>(
         let config = topics(&partition.topic);
         let existing = Existing {
             recovery_point: offset(CheckpointKind::RecoveryPoint).unwrap_or(0),
-            high_watermark: offset(CheckpointKind::HighWatermark).filter(|_| config.flushes_every_message() && opened.trust_snapshots).unwrap_or(0),
+            high_watermark: offset(CheckpointKind::HighWatermark).filter(|_| config.flushes_every_message() && !opened.pending).unwrap_or(0),
             log_start_offset: offset(CheckpointKind::LogStart).unwrap_or(0),
-            trust_snapshots: opened.trust_snapshots,
+            trust_snapshots: !opened.pending,
+            gaps_below: opened.adopted_offsets.get(partition).copied().unwrap_or(0),
         };
         let (slots, rt, partition, path) = (slots.clone(), dir.rt.clone(), partition.clone(), dir.path.join(partition.to_string()));
         let kept = CheckpointKind::ALL.map(offset);
@@ -673,6 +718,22 @@ async fn open_partitions<R: Runtime>(
         tracing::error!(%partition, "offline: {why}");
         dir.keep_offsets(partition.clone(), kept);
         offline.insert(partition, why.into());
+    }
+}
+
+/// Collects what an adopted directory tells of its partitions.
+async fn note_adopted<R: Runtime>(opened: &Opened<R>, adoption: &mut Adoption) {
+    adoption.note_meta(&opened.meta);
+    for partition in &opened.partitions {
+        let path = opened.dir.path.join(partition.to_string());
+        let topic_id = read_topic_id(&opened.dir.rt, &path).await.unwrap_or(Uuid::nil());
+        let mut leader_epoch = checkpointed_epoch(&opened.dir.rt, &path).await;
+        if let Some(log) = opened.dir.get(partition) {
+            leader_epoch = leader_epoch.max(log.latest_epoch().unwrap_or(-1));
+            let max_producer_id = log.producer_states().await.iter().map(|(id, _)| id).max();
+            adoption.max_producer_id = adoption.max_producer_id.max(max_producer_id.unwrap_or(-1));
+        }
+        adoption.partitions.insert(partition.clone(), AdoptedPartition { topic_id, leader_epoch });
     }
 }
 
