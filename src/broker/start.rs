@@ -15,7 +15,7 @@ use crate::config::broker::BrokerConfig;
 use crate::config::listener::Listener as ListenerConfig;
 use crate::config::topic;
 use crate::controller::image::{BrokerInfo, Endpoint};
-use crate::controller::{Controller, ControllerConfig};
+use crate::controller::{Controller, ControllerConfig, adoption};
 use crate::coordination::Coordination;
 use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
 use crate::group::state::GroupConfig;
@@ -76,6 +76,11 @@ impl<R: Runtime> Broker<R> {
             LogManager::open(runtime.clone(), log_manager_config(&config), |_| log_config(&config.topic_defaults, config.producer_id_expiration_ms.into()))
                 .await?;
         let coordination = Coordination::open(runtime.clone(), &config.log_dirs[0].join(crate::coordination::DIR_NAME)).await?;
+        if let Some(adoption) = logs.adoption() {
+            let segment_bytes = config.offsets_topic_segment_bytes;
+            let created = adoption::register(&runtime, &coordination, config.broker_id, logs.cluster_id(), segment_bytes, adoption).await?;
+            tracing::info!(topics = created.len(), partitions = adoption.partitions.len(), "registered the topics of adopted data directories");
+        }
         let controller = Controller::start(
             runtime.clone(),
             coordination.clone(),

@@ -421,7 +421,7 @@ impl<R: Runtime> Recovery<'_, R> {
                 first_timestamp: None,
             };
             if at == first {
-                self.seek(&mut segment, &path, size_bytes, from_offset).await?;
+                self.seek(&mut segment, &path, size_bytes, from_offset, at + 1 == bases.len()).await?;
             }
             segment.from_position = segment.position;
             let mut bad: Option<String> = None;
@@ -435,7 +435,10 @@ impl<R: Runtime> Recovery<'_, R> {
                         break;
                     }
                 };
-                if header.base_offset < expected || (header.base_offset > expected && !self.may_have_gap(expected)) || !segment.indexes.offset.fits(header.last_offset()) {
+                if header.base_offset < expected
+                    || (header.base_offset > expected && !self.may_have_gap(expected))
+                    || !segment.indexes.offset.fits(header.last_offset())
+                {
                     bad = Some(format!("a batch begins at offset {}", header.base_offset));
                     break;
                 }
@@ -472,7 +475,7 @@ impl<R: Runtime> Recovery<'_, R> {
     }
 
     /// Moves to the batch at `from_offset`, which is in this segment or at its end, with the indexes of what is before.
-    async fn seek(&mut self, segment: &mut Verified<R>, path: &Path, size_bytes: u64, from_offset: i64) -> Result<(), RecoveryError> {
+    async fn seek(&mut self, segment: &mut Verified<R>, path: &Path, size_bytes: u64, from_offset: i64, is_last: bool) -> Result<(), RecoveryError> {
         let io = |error| RecoveryError::io(path, error);
         let mut first = Scan::new(&segment.file, 0, size_bytes, HEADER_BYTES);
         if let Some(Ok(header)) = first.header().await.map_err(io)? {
@@ -502,8 +505,8 @@ impl<R: Runtime> Recovery<'_, R> {
                     break next_offset == from_offset;
                 }
                 match scan.header().await.map_err(io)? {
-                    // The offset is in a gap.
-                    None if scan.position == size_bytes && self.may_have_gap(next_offset) => break true,
+                    // The offset is in a gap. The last segment is not compacted: it has none at its end.
+                    None if !is_last && scan.position == size_bytes && self.may_have_gap(next_offset) => break true,
                     Some(Ok(header)) if header.base_offset >= from_offset && self.may_have_gap(next_offset) => break true,
                     Some(Ok(header)) if header.base_offset >= next_offset && segment.indexes.offset.fits(header.last_offset()) => {
                         segment.max_time = later(segment.max_time, &header);

@@ -32,7 +32,8 @@ pub fn parse(content: &[u8]) -> (Vec<AbortedTransaction>, bool) {
     let mut rest = content;
     while rest.len() >= ENTRY_BYTES {
         let version = rest.get_i16();
-        let entry = AbortedTransaction { producer_id: rest.get_i64(), first_offset: rest.get_i64(), last_offset: rest.get_i64(), last_stable_offset: rest.get_i64() };
+        let entry =
+            AbortedTransaction { producer_id: rest.get_i64(), first_offset: rest.get_i64(), last_offset: rest.get_i64(), last_stable_offset: rest.get_i64() };
         let ordered = entries.last().is_none_or(|last| entry.last_offset > last.last_offset);
         if version != VERSION || !ordered || entry.first_offset < 0 || entry.first_offset > entry.last_offset {
             return (entries, false);

@@ -65,7 +65,7 @@ public class Golden {
         bootstrap = args[0];
         Path out = Path.of(args[1]);
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", bootstrap))) {
-            Map<String, String> small = Map.of("segment.bytes", "6000", "index.interval.bytes", "300");
+            Map<String, String> small = Map.of("segment.bytes", "3500", "index.interval.bytes", "300");
             Map<String, String> compact = new HashMap<>(Map.of("segment.bytes", "1500", "index.interval.bytes", "300", "cleanup.policy", "compact", "min.cleanable.dirty.ratio", "0.01"));
             compact.put("delete.retention.ms", "0");
             Map<String, String> stamped = new HashMap<>(small);
