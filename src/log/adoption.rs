@@ -12,6 +12,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
+use super::Log;
 use super::checkpoint::read_small_file;
 use super::epoch_cache::EpochCache;
 use super::manager::OpenError;
@@ -59,6 +60,17 @@ impl Adoption {
     pub(super) fn note_meta(&mut self, meta: &MetaProperties) {
         let max = meta.other.get(MAX_PRODUCER_ID_KEY).and_then(|id| id.parse().ok()).unwrap_or(-1);
         self.max_producer_id = self.max_producer_id.max(max);
+    }
+
+    /// Takes up a partition; its log is missing if it is offline.
+    pub(super) async fn note<R: Runtime>(&mut self, rt: &R, partition: &TopicPartition, dir: &Path, topic_id: Uuid, log: Option<&Log<R>>) {
+        let mut leader_epoch = checkpointed_epoch(rt, dir).await;
+        if let Some(log) = log {
+            leader_epoch = leader_epoch.max(log.latest_epoch().unwrap_or(-1));
+            let max_producer_id = log.producer_states().await.iter().map(|(id, _)| id).max();
+            self.max_producer_id = self.max_producer_id.max(max_producer_id.unwrap_or(-1));
+        }
+        self.partitions.insert(partition.clone(), AdoptedPartition { topic_id, leader_epoch });
     }
 }
 
@@ -108,7 +120,7 @@ async fn find_segment<R: Runtime>(rt: &R, dir: &Path) -> io::Result<Option<Topic
 }
 
 /// The greatest leader epoch in a partition's checkpoint: Kafka notes there in which it led although it wrote nothing. −1 without one.
-pub(super) async fn checkpointed_epoch<R: Runtime>(rt: &R, partition_dir: &Path) -> i32 {
+async fn checkpointed_epoch<R: Runtime>(rt: &R, partition_dir: &Path) -> i32 {
     // A damaged one is made anew from the records.
     let content = read_small_file(rt, &partition_dir.join(LEADER_EPOCH_CHECKPOINT)).await.ok().flatten();
     let epochs = content.and_then(|content| EpochCache::parse(&String::from_utf8_lossy(&content)).ok());

@@ -14,6 +14,7 @@ use super::checkpoint::{encode_offsets, replace_file};
 use super::error::{LogError, is_storage_full};
 use super::flush::FlushQueue;
 use super::names::{HIGH_WATERMARK_CHECKPOINT, LOG_START_CHECKPOINT, RECOVERY_POINT_CHECKPOINT, text_bytes};
+use super::partition_log::WeakLog;
 use super::segment::SegmentCache;
 use crate::plant;
 use crate::runtime::Runtime;
@@ -80,7 +81,8 @@ pub(super) struct LogDir<R: Runtime> {
     pub path: PathBuf,
     pub queue: FlushQueue<R>,
     pub cache: SegmentCache<R>,
-    logs: RwLock<BTreeMap<TopicPartition, Log<R>>>,
+    /// Its partitions, which the manager keeps.
+    logs: RwLock<BTreeMap<TopicPartition, WeakLog<R>>>,
     /// Offsets, by [`CheckpointKind`], of partitions that could not be opened: their checkpoints must outlive the repair.
     kept: RwLock<BTreeMap<TopicPartition, [Option<i64>; 3]>>,
     failure: OnceLock<Arc<str>>,
@@ -149,24 +151,19 @@ impl<R: Runtime> LogDir<R> {
     }
 
     /// Adds a partition.
-    pub(super) fn insert(&self, log: Log<R>) {
-        self.logs.write().expect("no panic holds it").insert(log.partition().clone(), log);
+    pub(super) fn insert(&self, log: &Log<R>) {
+        self.logs.write().expect("no panic holds it").insert(log.partition().clone(), log.downgrade());
     }
 
     /// Takes a partition out.
-    pub(super) fn remove(&self, partition: &TopicPartition) -> Option<Log<R>> {
+    pub(super) fn remove(&self, partition: &TopicPartition) {
         self.kept.write().expect("no panic holds it").remove(partition);
-        self.logs.write().expect("no panic holds it").remove(partition)
-    }
-
-    /// One partition.
-    pub(super) fn get(&self, partition: &TopicPartition) -> Option<Log<R>> {
-        self.logs.read().expect("no panic holds it").get(partition).cloned()
+        self.logs.write().expect("no panic holds it").remove(partition);
     }
 
     /// All partitions.
     pub(super) fn logs(&self) -> Vec<Log<R>> {
-        self.logs.read().expect("no panic holds it").values().cloned().collect()
+        self.logs.read().expect("no panic holds it").values().filter_map(WeakLog::upgrade).collect()
     }
 
     /// Keeps the checkpointed offsets of a partition that could not be opened.

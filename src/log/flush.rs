@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::Log;
 use super::dir::LogDir;
+use super::partition_log::WeakLog;
 use crate::plant;
 use crate::runtime::{Disk, File, Runtime};
 
@@ -74,9 +75,9 @@ impl FlushState {
     }
 }
 
-/// Dirty logs in the order in which they became so.
+/// Dirty logs in the order in which they became so. They are the manager's: a queue that kept them would keep itself.
 pub(super) struct FlushQueue<R: Runtime> {
-    dirty: Mutex<VecDeque<Log<R>>>,
+    dirty: Mutex<VecDeque<WeakLog<R>>>,
     wake: Notify,
     closed: AtomicBool,
 }
@@ -91,19 +92,24 @@ impl<R: Runtime> FlushQueue<R> {
     /// Has the log synced soon.
     pub(super) fn mark(&self, log: &Log<R>) {
         if log.flush_state().mark() {
-            self.push(log.clone());
+            self.push(log);
         }
     }
 
-    fn push(&self, log: Log<R>) {
-        self.dirty.lock().expect("no panic holds it").push_back(log);
+    fn push(&self, log: &Log<R>) {
+        self.dirty.lock().expect("no panic holds it").push_back(log.downgrade());
         self.wake.notify_one();
     }
 
     fn take(&self, policy: &FlushPolicy) -> Vec<Log<R>> {
         let mut dirty = self.dirty.lock().expect("no panic holds it");
-        let take = policy.take(dirty.len());
-        dirty.drain(..take).collect()
+        loop {
+            let take = policy.take(dirty.len());
+            let logs: Vec<Log<R>> = dirty.drain(..take).filter_map(|log| log.upgrade()).collect();
+            if take == 0 || !logs.is_empty() {
+                return logs;
+            }
+        }
     }
 
     /// Ends the flushers once the queue is empty.
@@ -164,7 +170,7 @@ async fn flush_file<R: Runtime>(dir: &Arc<LogDir<R>>, log: &Log<R>) {
         }
     }
     if log.flush_state().end() {
-        dir.queue.push(log.clone());
+        dir.queue.push(log);
     }
 }
 
@@ -196,7 +202,7 @@ async fn flush_file_system<R: Runtime>(dir: &Arc<LogDir<R>>, logs: &[Log<R>]) {
     }
     for log in logs {
         if log.flush_state().end() {
-            dir.queue.push(log.clone());
+            dir.queue.push(log);
         }
     }
 }

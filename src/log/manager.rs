@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,19 +14,21 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use super::adoption::{ADOPTED_KEY, ADOPTED_OFFSETS, AdoptedPartition, Adoption, FORMAT, FORMAT_KEY, check_origin, checkpointed_epoch, is_pending};
+use super::adoption::{ADOPTED_KEY, ADOPTED_OFFSETS, Adoption, FORMAT, FORMAT_KEY, check_origin, is_pending};
 use super::checkpoint::{read_offsets, read_small_file, replace_file};
 use super::config::LogConfig;
 use super::dir::{CheckpointKind, DirFailures, LogDir};
 use super::error::LogError;
 use super::flush::{FlushPolicy, spawn_flushers};
 use super::meta_properties::{MetaProperties, MetaPropertiesError};
-use super::names::{CLEAN_SHUTDOWN, LOCK, META_PROPERTIES, PARTITION_METADATA, delete_dir_name, is_delete_dir_name, text_bytes};
+use super::names::{CLEAN_SHUTDOWN, LOCK, META_PROPERTIES, PARTITION_METADATA, delete_dir_name, is_delete_dir_name, stray_dir_name, text_bytes};
 use super::recovery::{Existing, RecoveryError, RecoveryReport, recover};
 use super::{Log, partition_metadata};
 use crate::runtime::{Disk, Runtime, Task};
 use crate::topic_partition::TopicPartition;
 
+/// Directories of other parts of the broker have names that begin so.
+const OWN_DIR_PREFIX: &str = "__ottla_";
 /// Recovery that read more than this is followed by a checkpoint, so that a crash soon after does not read it all again.
 const CHECKPOINT_AFTER_RECOVERY_BYTES: u64 = 1 << 20;
 
@@ -192,6 +194,7 @@ struct Inner<R: Runtime> {
     config: LogManagerConfig,
     dirs: Vec<Arc<LogDir<R>>>,
     failures: Arc<DirFailures>,
+    logs: RwLock<BTreeMap<TopicPartition, Log<R>>>,
     /// Partitions whose directories could not be opened, and why.
     offline: Mutex<BTreeMap<TopicPartition, Arc<str>>>,
     reports: BTreeMap<TopicPartition, RecoveryReport>,
@@ -233,10 +236,7 @@ impl<R: Runtime> LogManager<R> {
         let failures = DirFailures::new(config.dirs.len(), true);
         let mut opened: Vec<Opened<R>> = Vec::new();
         let mut last_error = None;
-        // Of all, before the first is written to. A disk that does not answer is met again below.
-        for path in &config.dirs {
-            let _ = check_origin(&rt, path).await?;
-        }
+        Self::check_origins(&rt, &config.dirs).await?;
         for path in &config.dirs {
             let dir = LogDir::new(rt.clone(), path.clone(), failures.clone());
             match open_dir(&dir, &config).await? {
@@ -260,21 +260,31 @@ impl<R: Runtime> LogManager<R> {
             }
         }
         let mut offline = BTreeMap::new();
+        let mut logs = BTreeMap::new();
         let mut reports = BTreeMap::new();
         let mut high_watermarks = BTreeMap::new();
         for opened in &opened {
-            open_partitions(opened, &config, &topics, &mut offline, &mut reports).await;
+            for log in open_partitions(opened, &config, &topics, &mut offline, &mut reports).await {
+                logs.insert(log.partition().clone(), log);
+            }
             high_watermarks.extend(opened.offsets[CheckpointKind::HighWatermark as usize].clone());
         }
         let mut adoption: Option<Adoption> = None;
         for opened in opened.iter().filter(|opened| opened.pending) {
-            note_adopted(opened, adoption.get_or_insert_with(Adoption::new)).await;
+            let adoption = adoption.get_or_insert_with(Adoption::new);
+            adoption.note_meta(&opened.meta);
+            for partition in &opened.partitions {
+                let path = opened.dir.path.join(partition.to_string());
+                let topic_id = read_topic_id(&rt, &path).await.unwrap_or(Uuid::nil());
+                adoption.note(&rt, partition, &path, topic_id, logs.get(partition)).await;
+            }
         }
         let mut inner = Inner {
             rt: rt.clone(),
             config,
             dirs: Vec::new(),
             failures,
+            logs: RwLock::new(logs),
             offline: Mutex::new(offline),
             reports,
             high_watermarks: Mutex::new(high_watermarks),
@@ -297,14 +307,25 @@ impl<R: Runtime> LogManager<R> {
         Ok(manager)
     }
 
+    /// Refuses directories that Kafka wrote and nobody has adopted. Touches nothing: for before anything is written to the first of them.
+    ///
+    /// # Errors
+    /// [`OpenError::NotAdopted`] and others that end the start. A disk that does not answer is no error here.
+    pub async fn check_origins(rt: &R, dirs: &[PathBuf]) -> Result<(), OpenError> {
+        for dir in dirs {
+            let _ = check_origin(rt, dir).await?;
+        }
+        Ok(())
+    }
+
     /// One partition; `None` if it does not exist or is offline.
     pub fn get(&self, partition: &TopicPartition) -> Option<Log<R>> {
-        self.inner.dirs.iter().find_map(|dir| dir.get(partition))
+        self.inner.logs.read().expect("no panic holds it").get(partition).cloned()
     }
 
     /// All partitions.
     pub fn all(&self) -> Vec<Log<R>> {
-        self.inner.dirs.iter().flat_map(|dir| dir.logs()).collect()
+        self.inner.logs.read().expect("no panic holds it").values().cloned().collect()
     }
 
     /// Partitions that exist and could not be opened, and why.
@@ -397,7 +418,8 @@ impl<R: Runtime> LogManager<R> {
         let recovered = recover(&inner.rt, partition, &path, &config, Existing { trust_snapshots: true, ..Existing::default() }).await?;
         dir.check("sync of the directory", &dir.path, disk.sync_dir(&dir.path).await).await?;
         let log = Log::from_recovered(dir.clone(), partition.clone(), topic_id, path, config, recovered);
-        dir.insert(log.clone());
+        dir.insert(&log);
+        inner.logs.write().expect("no panic holds it").insert(partition.clone(), log.clone());
         Ok(log)
     }
 
@@ -408,6 +430,30 @@ impl<R: Runtime> LogManager<R> {
     pub async fn delete(&self, partition: &TopicPartition) -> Result<bool, LogError> {
         let inner = &*self.inner;
         let _one_at_a_time = inner.changes.lock().await;
+        let Some((doomed, delay_ms)) = self.rename_away(partition, delete_dir_name).await? else { return Ok(false) };
+        let rt = inner.rt.clone();
+        drop(inner.rt.spawn("log-delete-partition", async move {
+            rt.sleep(Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0))).await;
+            if let Err(error) = remove_tree(&rt, &doomed).await {
+                tracing::warn!(path = %doomed.display(), "a deleted partition's directory could not be removed; the next start tries again: {error}");
+            }
+        }));
+        Ok(true)
+    }
+
+    /// Moves a partition's directory aside, durably and for good: no start opens it any more, and nothing removes it. Returns where it is
+    /// now, `None` if there is no such partition.
+    ///
+    /// # Errors
+    /// The disk's; the partition still exists then, offline.
+    pub async fn set_aside(&self, partition: &TopicPartition) -> Result<Option<PathBuf>, LogError> {
+        let _one_at_a_time = self.inner.changes.lock().await;
+        Ok(self.rename_away(partition, stray_dir_name).await?.map(|(path, _)| path))
+    }
+
+    /// Ends a partition and renames its directory, durably. Returns the directory and the partition's `file.delete.delay.ms`.
+    async fn rename_away(&self, partition: &TopicPartition, name: impl Fn(&TopicPartition, u128) -> String) -> Result<Option<(PathBuf, i64)>, LogError> {
+        let inner = &*self.inner;
         let log = self.get(partition);
         let home = match &log {
             Some(log) => Some((log.inner.dir.clone(), log.path().to_owned())),
@@ -415,7 +461,7 @@ impl<R: Runtime> LogManager<R> {
             None if inner.offline.lock().expect("no panic holds it").contains_key(partition) => self.find_directory(partition).await,
             None => None,
         };
-        let Some((dir, path)) = home else { return Ok(false) };
+        let Some((dir, path)) = home else { return Ok(None) };
         let delay_ms = log.as_ref().map_or(0, |log| log.config().file_delete_delay_ms);
         if let Some(log) = &log {
             log.mark_deleted();
@@ -425,24 +471,18 @@ impl<R: Runtime> LogManager<R> {
             drop(log.inner.checkpoint_lock.lock().await);
         }
         let id = u128::from(inner.rt.random_u64()) << 64 | u128::from(inner.rt.random_u64());
-        let doomed = dir.path.join(delete_dir_name(partition, id));
+        let doomed = dir.path.join(name(partition, id));
         inner.rt.disk().rename(&path, &doomed).await.map_err(|error| LogError::io(&path, error))?;
         dir.check("sync of the directory", &dir.path, inner.rt.disk().sync_dir(&dir.path).await).await?;
         dir.remove(partition);
+        inner.logs.write().expect("no panic holds it").remove(partition);
         inner.offline.lock().expect("no panic holds it").remove(partition);
         inner.high_watermarks.lock().expect("no panic holds it").remove(partition);
         // Its offsets must not be taken for those of a later partition of the same name.
         for kind in CheckpointKind::ALL {
             dir.write_checkpoint(kind).await?;
         }
-        let rt = inner.rt.clone();
-        drop(inner.rt.spawn("log-delete-partition", async move {
-            rt.sleep(Duration::from_millis(u64::try_from(delay_ms).unwrap_or(0))).await;
-            if let Err(error) = remove_tree(&rt, &doomed).await {
-                tracing::warn!(path = %doomed.display(), "a deleted partition's directory could not be removed; the next start tries again: {error}");
-            }
-        }));
-        Ok(true)
+        Ok(Some((doomed, delay_ms)))
     }
 
     /// Puts another configuration in force for all partitions of a topic.
@@ -644,7 +684,7 @@ async fn read_dir<R: Runtime>(
             partitions.push(partition);
         } else if is_delete_dir_name(&entry.name) {
             remove_tree(rt, &path.join(&entry.name)).await?;
-        } else {
+        } else if !entry.name.starts_with(OWN_DIR_PREFIX) {
             tracing::warn!(path = %path.join(&entry.name).display(), "left alone a directory that is no partition's");
         }
     }
@@ -680,10 +720,12 @@ async fn open_partitions<R: Runtime>(
     topics: &impl Fn(&str) -> LogConfig,
     offline: &mut BTreeMap<TopicPartition, Arc<str>>,
     reports: &mut BTreeMap<TopicPartition, RecoveryReport>,
-) {
+) -> Vec<Log<R>> {
     let dir = &opened.dir;
     let slots = Arc::new(Semaphore::new(config.recovery_parallelism.max(1)));
+    let mut logs = Vec::new();
     let mut tasks = Vec::new();
+    let mut bytes_read = 0;
     for partition in &opened.partitions {
         let offset = |kind: CheckpointKind| opened.offsets[kind as usize].get(partition).copied();
         let config = topics(&partition.topic);
@@ -708,8 +750,16 @@ async fn open_partitions<R: Runtime>(
         let Some((partition, path, config, kept, topic_id, recovered)) = task.join().await else { continue };
         let why: String = match (topic_id, recovered) {
             (Ok(topic_id), Ok(recovered)) => {
-                reports.insert(partition.clone(), recovered.report);
-                dir.insert(Log::from_recovered(dir.clone(), partition, topic_id, path, config, recovered));
+                let report = recovered.report;
+                bytes_read += report.bytes_read;
+                if report.verified_batches > 0 || report.truncated_bytes > 0 {
+                    let RecoveryReport { bytes_read, verified_from_offset, verified_batches, truncated_bytes, log_end_offset } = report;
+                    tracing::info!(%partition, bytes_read, verified_from_offset, verified_batches, truncated_bytes, log_end_offset, "recovered");
+                }
+                reports.insert(partition.clone(), report);
+                let log = Log::from_recovered(dir.clone(), partition, topic_id, path, config, recovered);
+                dir.insert(&log);
+                logs.push(log);
                 continue;
             }
             (Err(why), _) => why,
@@ -719,22 +769,8 @@ async fn open_partitions<R: Runtime>(
         dir.keep_offsets(partition.clone(), kept);
         offline.insert(partition, why.into());
     }
-}
-
-/// Collects what an adopted directory tells of its partitions.
-async fn note_adopted<R: Runtime>(opened: &Opened<R>, adoption: &mut Adoption) {
-    adoption.note_meta(&opened.meta);
-    for partition in &opened.partitions {
-        let path = opened.dir.path.join(partition.to_string());
-        let topic_id = read_topic_id(&opened.dir.rt, &path).await.unwrap_or(Uuid::nil());
-        let mut leader_epoch = checkpointed_epoch(&opened.dir.rt, &path).await;
-        if let Some(log) = opened.dir.get(partition) {
-            leader_epoch = leader_epoch.max(log.latest_epoch().unwrap_or(-1));
-            let max_producer_id = log.producer_states().await.iter().map(|(id, _)| id).max();
-            adoption.max_producer_id = adoption.max_producer_id.max(max_producer_id.unwrap_or(-1));
-        }
-        adoption.partitions.insert(partition.clone(), AdoptedPartition { topic_id, leader_epoch });
-    }
+    tracing::info!(path = %dir.path.display(), partitions = logs.len(), bytes_read, "opened the log directory");
+    logs
 }
 
 /// The topic id in a partition's directory; nil if there is none, as Kafka before 2.8 left it.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -42,6 +42,16 @@ pub struct Log<R: Runtime> {
 impl<R: Runtime> Clone for Log<R> {
     fn clone(&self) -> Self {
         Self { inner: self.inner.clone() }
+    }
+}
+
+/// A log that is not kept alive.
+pub(super) struct WeakLog<R: Runtime>(Weak<Inner<R>>);
+
+impl<R: Runtime> WeakLog<R> {
+    /// The log, if anybody still has it.
+    pub(super) fn upgrade(&self) -> Option<Log<R>> {
+        self.0.upgrade().map(|inner| Log { inner })
     }
 }
 
@@ -201,6 +211,11 @@ impl<R: Runtime> Log<R> {
         *inner.snapshots.lock().expect("no panic holds it") = snapshots;
         inner.durable_end.send_replace(writer.end_offset);
         inner.acknowledged_end.send_replace(writer.end_offset);
+    }
+
+    /// A handle that does not keep the log alive.
+    pub(super) fn downgrade(&self) -> WeakLog<R> {
+        WeakLog(Arc::downgrade(&self.inner))
     }
 
     /// The partition.

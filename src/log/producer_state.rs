@@ -291,7 +291,7 @@ pub fn parse_end_transaction(header: &Header, batch: &[u8]) -> Option<EndTransac
 }
 
 /// A zigzag variable-length number.
-pub(super) fn varlong(bytes: &mut &[u8]) -> Option<i64> {
+fn varlong(bytes: &mut &[u8]) -> Option<i64> {
     let mut value: u64 = 0;
     for shift in (0..70).step_by(7) {
         let (byte, rest) = bytes.split_first()?;

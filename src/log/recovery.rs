@@ -225,7 +225,11 @@ impl<R: Runtime> Recovery<'_, R> {
         let mut epochs = self.load_epochs(&files.bases, from_offset).await?;
         let stored = self.load_aborted(&files, log_start_offset, from_offset).await?;
 
-        let first = files.bases.partition_point(|base| *base <= from_offset) - 1;
+        let mut first = files.bases.partition_point(|base| *base <= from_offset) - 1;
+        if files.bases[first] == from_offset && first > 0 {
+            // A snapshot where a segment begins may be older than the roll: the last entry of the segment before may be missing.
+            first -= 1;
+        }
         let (verified, end_offset) = self.verify(&mut files.bases, first, from_offset, &mut producers, &mut epochs).await?;
         if end_offset < self.known_offset {
             return Err(RecoveryError::Missing { path: self.path.to_owned(), end_offset, known_offset: self.known_offset });
@@ -514,6 +518,8 @@ impl<R: Runtime> Recovery<'_, R> {
                         next_offset = header.next_offset();
                         scan.skip(&header);
                     }
+                    // Compaction may have removed the last records of a segment.
+                    None => break !self.config.cleanup_delete,
                     _ => break false,
                 }
             };
@@ -564,7 +570,8 @@ impl<R: Runtime> Recovery<'_, R> {
         }
         let io = |error| RecoveryError::io(path, error);
         let mut behind = find_batch(&segment.file, position + 1, size_bytes, offset).await.map_err(io)?;
-        let damage_end = behind.map_or(size_bytes, |(position, _)| position);
+        // The zeros that a batch begins with may belong to a lost sector.
+        let damage_end = behind.map_or(size_bytes, |(position, _)| (position + LEADING_ZEROS_MAX as u64).min(size_bytes));
         let mut later_bytes = 0;
         for base_offset in &bases[at + 1..] {
             let (path, file, size_bytes) = self.open(*base_offset).await?;
@@ -576,7 +583,7 @@ impl<R: Runtime> Recovery<'_, R> {
         }
         if let Some((_, header)) = behind.filter(|_| !blind) {
             let by_crash = damage_end == position
-                || lost_sector(&segment.file, position, damage_end).await.map_err(io)?
+                || lost_sector(&segment.file, position, damage_end, size_bytes, offset).await.map_err(io)?
                 || ends_early(&segment.file, position, size_bytes).await.map_err(io)?;
             if !by_crash {
                 return Err(rot(header.next_offset(), what));
@@ -615,7 +622,7 @@ impl<R: Runtime> Recovery<'_, R> {
             if complete {
                 indexes.finish(max_time);
                 let open = OpenSegment::<R> { file: file.clone(), indexes: std::sync::RwLock::new(indexes.clone()) };
-                if write_indexes(self.rt, self.path, base_offset, &open).await.is_ok() {
+                if indexes.is_written() || write_indexes(self.rt, self.path, base_offset, &open).await.is_ok() {
                     let closed = Segment::closed(base_offset, position);
                     closed.set_max_time(max_time);
                     segments.insert(base_offset, closed);
@@ -732,27 +739,33 @@ fn plausible_header(bytes: &[u8], offset: i64) -> Option<Header> {
     (near && header.length as usize + LENGTH_OVERHEAD_BYTES >= HEADER_BYTES).then_some(header)
 }
 
-/// Whether a sector between the two positions was never written: all zeros. The first may have been written up to `start` before.
-async fn lost_sector<F: File>(file: &F, start: u64, end: u64) -> io::Result<bool> {
+/// Whether a sector between the two positions was never written: all zeros. Of the first sector the bytes before `start` may have been
+/// written earlier; the batch of `offset` would begin at `start`. The last one is cut short by the file's end, or it has something valid at `end`, so it was written.
+async fn lost_sector<F: File>(file: &F, start: u64, end: u64, file_end: u64, offset: i64) -> io::Result<bool> {
     let mut position = start;
+    let mut first = true;
     while position < end {
-        let sector_end = (position / SECTOR_BYTES + 1) * SECTOR_BYTES;
-        // One read for many sectors.
-        let window = file.read_at(position, (VERIFY_BYTES as u64).min(end - position) as usize).await?;
+        // One read for many sectors, ending where a sector does.
+        let window_end = ((position + VERIFY_BYTES as u64) / SECTOR_BYTES * SECTOR_BYTES).min(end);
+        let window = file.read_at(position, (window_end - position) as usize).await?;
         if window.is_empty() {
             return Ok(true);
         }
         let mut rest = &window[..];
-        let mut sector_bytes = (sector_end - position) as usize;
         while !rest.is_empty() {
-            let (sector, after) = rest.split_at(sector_bytes.min(rest.len()));
-            if sector.len() > LEADING_ZEROS_MAX && all_zero(sector) {
+            let left_in_sector = (SECTOR_BYTES - position % SECTOR_BYTES) as usize;
+            let (sector, after) = rest.split_at(left_in_sector.min(rest.len()));
+            let whole = sector.len() == left_in_sector || position + sector.len() as u64 == file_end;
+            // A batch begins with its offset, and some zeros in any case.
+            let offset_bytes = offset.to_be_bytes();
+            let tells = !first || sector.len() > LEADING_ZEROS_MAX || !all_zero(&offset_bytes[..sector.len().min(offset_bytes.len())]);
+            if whole && tells && all_zero(sector) {
                 return Ok(true);
             }
             rest = after;
-            sector_bytes = SECTOR_BYTES as usize;
+            position += sector.len() as u64;
+            first = false;
         }
-        position += window.len() as u64;
     }
     Ok(false)
 }

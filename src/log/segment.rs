@@ -79,7 +79,7 @@ impl Indexes {
     }
 
     /// Whether the files have every entry.
-    fn is_written(&self) -> bool {
+    pub(super) fn is_written(&self) -> bool {
         self.offset_written == self.offset.len() && self.time_written == self.time.len()
     }
 

@@ -102,7 +102,7 @@ async fn try_open(world: &World, config: &LogConfig, existing: Existing) -> Resu
     let dir = dir(world).await;
     let recovered = recover(world, &partition(), &path(), config, Existing { trust_snapshots: true, ..existing }).await?;
     let log = Log::from_recovered(dir.clone(), partition(), uuid::Uuid::nil(), path(), config.clone(), recovered);
-    dir.insert(log.clone());
+    dir.insert(&log);
     Ok(log)
 }
 

@@ -5,3 +5,8 @@
 
 mod contract_tokio;
 mod tidy;
+
+mod process;
+mod traffic;
+
+mod start;

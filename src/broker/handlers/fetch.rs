@@ -47,12 +47,14 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
             return reply(&header, response);
         }
     };
+    let max_bytes = request.max_bytes.clamp(0, broker.config().fetch_max_bytes) as usize;
     let fetch = Fetch {
         broker: Arc::clone(broker),
         version: header.version,
         read_committed: request.isolation_level == READ_COMMITTED,
-        max_bytes: request.max_bytes.clamp(0, broker.config().fetch_max_bytes) as usize,
-        min_bytes: request.min_bytes.max(0) as u64,
+        max_bytes,
+        // More than an answer may hold would never be there.
+        min_bytes: (request.min_bytes.max(0) as u64).min(max_bytes as u64),
         context,
         waiter: Waiter::new(),
         registered: Vec::new(),
@@ -160,6 +162,9 @@ impl<R: Runtime> Fetch<R> {
                 partition.wake_at(high_watermark + 1, &self.waiter);
             }
             self.registered = look.seen.iter().map(|(partition, _)| Arc::clone(partition)).collect();
+            if self.broker.is_stopping() {
+                return self.response(look);
+            }
             // Whatever happened between the look and the registration woke nobody.
             if look.seen.iter().any(|(partition, seen)| partition.high_watermark() != *seen || partition.is_deleted()) {
                 continue;

@@ -136,7 +136,7 @@ final class AdminCases {
         String topic = m.topic("configs", 1, "retention.ms", "1000000");
         same("1000000", entry(topic, "retention.ms").value(), "retention.ms");
         same(ConfigEntry.ConfigSource.DYNAMIC_TOPIC_CONFIG, entry(topic, "retention.ms").source(), "source of an override");
-        expect(entry(topic, "segment.bytes").isDefault(), "segment.bytes is not a default");
+        expect(entry(topic, "segment.ms").isDefault(), "segment.ms is not a default");
         same("delete", entry(topic, "cleanup.policy").value(), "cleanup.policy");
         alter(topic, "retention.ms", "2000000", AlterConfigOp.OpType.SET);
         eventually("retention.ms set", () -> entry(topic, "retention.ms").value().equals("2000000"));

@@ -29,6 +29,7 @@ final class ConsumeCases {
 
     void run() {
         m.check("consume/seek", this::seek);
+        m.check("consume/over-segments", this::overSegments);
         m.check("consume/long-poll", this::longPoll);
         m.check("consume/sessions-over-many-partitions", this::sessions);
         m.check("consume/read-committed", this::readCommitted);
@@ -54,6 +55,21 @@ final class ConsumeCases {
             c.seekToEnd(List.of(tp));
             same(500L, c.position(tp), "position at the end");
             expect(c.poll(Duration.ofMillis(50)).isEmpty(), "records after the end");
+        }
+    }
+
+    private void overSegments() throws Exception {
+        // Several segments of the least size that Kafka allows: reading crosses them, and time is found in each.
+        String topic = m.topic("segments", 1, "segment.bytes", "1048576");
+        List<ProducerRecord<byte[], byte[]>> records = new ArrayList<>();
+        for (int i = 0; i < 500; i++) records.add(new ProducerRecord<>(topic, 0, Matrix.BASE_TIMESTAMP + i, null, Matrix.pattern(i, 9_000)));
+        try (KafkaProducer<byte[], byte[]> p = m.producer("batch.size", 30_000)) {
+            send(p, records);
+        }
+        sameContent(records, m.readAll(topic, 1, 500), true);
+        TopicPartition tp = new TopicPartition(topic, 0);
+        try (KafkaConsumer<byte[], byte[]> c = m.consumer()) {
+            for (long at : new long[] {0, 120, 250, 499}) same(at, c.offsetsForTimes(java.util.Map.of(tp, Matrix.BASE_TIMESTAMP + at)).get(tp).offset(), "offset of a time");
         }
     }
 
