@@ -379,7 +379,9 @@ impl Run {
         let deadline = world.now() + within;
         while process.is_alive() {
             if world.now() > deadline {
-                return Err(Verdict::Liveness { reason: format!("{what} took more than {within:?} in a healed world; the last halt: {:?}", world.halts().pop()) });
+                return Err(Verdict::Liveness {
+                    reason: format!("{what} took more than {within:?} in a healed world; the last halt: {:?}", world.halts().pop()),
+                });
             }
             self.look_after_broker();
             world.sleep(Duration::from_millis(50)).await;
@@ -439,7 +441,9 @@ impl Run {
             let deadline = world.now() + RESTART_WITHIN;
             while self.broker.is_alive() {
                 if world.now() > deadline {
-                    return Err(Verdict::Liveness { reason: format!("the broker did not stop within {RESTART_WITHIN:?}; its tasks: {:?}", self.broker.live_tasks()) });
+                    return Err(Verdict::Liveness {
+                        reason: format!("the broker did not stop within {RESTART_WITHIN:?}; its tasks: {:?}", self.broker.live_tasks()),
+                    });
                 }
                 world.sleep(Duration::from_millis(50)).await;
             }
