@@ -6,7 +6,12 @@
 mod contract_tokio;
 mod tidy;
 
+mod checker;
 mod process;
 mod traffic;
 
+mod disk_full;
+mod hostile;
+mod kill;
+mod recovery;
 mod start;

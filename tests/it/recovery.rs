@@ -58,9 +58,7 @@ async fn fill(connection: &Conn, topic: &str, partition: i32, count: usize, size
     }
 }
 
-type Answers = std::collections::VecDeque<
-    ottla::client::connection::Answer<ottla::runtime::tokio::TokioRuntime, kafka_protocol::messages::ProduceResponse>,
->;
+type Answers = std::collections::VecDeque<ottla::client::connection::Answer<ottla::runtime::tokio::TokioRuntime, kafka_protocol::messages::ProduceResponse>>;
 
 async fn take(answers: &mut Answers) {
     let mut oldest = answers.pop_front().expect("one is in flight");
