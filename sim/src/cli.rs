@@ -50,7 +50,7 @@ enum Command {
 #[derive(Args, Clone)]
 struct Common {
     /// The kind of run.
-    #[arg(long, default_value = "selftest")]
+    #[arg(long, default_value = "broker")]
     scenario: String,
     /// A historic bug to switch on (needs the feature `plants`).
     #[arg(long)]

@@ -20,6 +20,7 @@ compile_error!(
      CARGO_ENCODED_RUSTFLAGS) overrides it: unset it, or add `--cfg madsim` to it"
 );
 
+pub mod broker;
 pub mod clock;
 pub mod disk;
 pub mod nemesis;

@@ -72,13 +72,18 @@ pub trait Scenario: Sync {
     fn victim_count(&self) -> usize;
     /// The longest a run may take, in simulated time.
     fn limit(&self, options: &RunOptions) -> Duration;
+    /// What a seed draws beside its swarm, in words.
+    fn describe(&self, seed: u64) -> String {
+        let _ = seed;
+        String::new()
+    }
     /// Runs it.
     fn run(&self, setting: Setting) -> Running<'_>;
 }
 
 /// All scenarios; the first is the default.
 pub fn all() -> &'static [&'static dyn Scenario] {
-    &[&crate::selftest::Selftest]
+    &[&crate::broker::scenario::BrokerScenario, &crate::selftest::Selftest]
 }
 
 /// The scenario of that name.

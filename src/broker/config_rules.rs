@@ -7,6 +7,8 @@ use crate::config::definition::Kind;
 use crate::config::topic;
 use crate::controller::configs::ConfigRules;
 
+const CLEANUP_POLICY: &str = "cleanup.policy";
+
 /// The rules of a broker with this configuration.
 pub struct Rules {
     /// How the broker was configured: the defaults of its topics.
@@ -15,11 +17,13 @@ pub struct Rules {
 
 impl ConfigRules for Rules {
     fn validate_topic(&self, name: &str, value: &str) -> Result<(), String> {
-        topic::validate(name, value)
+        // Whether a topic may be compacted depends on which it is: the controller knows that.
+        if name == CLEANUP_POLICY { topic::validate_syntax(name, value) } else { topic::validate(name, value) }
     }
 
     fn validate_topic_settings(&self, settings: &BTreeMap<String, String>) -> Result<(), String> {
-        topic::validate_all(&self.config, settings)
+        let others = settings.iter().filter(|(name, _)| *name != CLEANUP_POLICY).map(|(name, value)| (name.clone(), value.clone())).collect();
+        topic::validate_all(&self.config, &others)
     }
 
     fn validate_broker(&self, name: &str, _value: &str) -> Result<(), String> {

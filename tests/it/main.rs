@@ -6,3 +6,13 @@
 mod contract_tokio;
 mod protocol;
 mod tidy;
+
+mod checker;
+mod process;
+mod traffic;
+
+mod disk_full;
+mod hostile;
+mod kill;
+mod recovery;
+mod start;

@@ -15,6 +15,10 @@
 //! | `high-watermark` | what a client saw as the high watermark is never more than what it sees later |
 //! | `group-offset` | a fetched group offset is the last acknowledged commit, or one that was under way since |
 //! | `sequence` | a producer that sends its batches in order, and again until they are answered, is never told that they are out of order |
+//! | `generation` | the generation of a group, once a member has its assignment, never goes back |
+//! | `zombie-commit` | a commit of a generation is refused once a later one has its assignment |
+//! | `producer-id` | no producer id is given twice |
+//! | `topic-state` | what was acknowledged about topics holds, and a topic is there wholly or not at all |
 //! | `two-owners` | in one generation of a group no partition has two owners |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +66,8 @@ struct Commit {
     /// When it was acknowledged; `None` if it never was.
     acked: Option<u64>,
     refused: bool,
+    /// The committer's generation had been superseded when the commit went out.
+    zombie: Option<(i32, i32)>,
 }
 
 /// A broken promise.
@@ -86,6 +92,8 @@ pub struct FinalLog {
     pub start_offset: i64,
     /// Where it ends.
     pub end_offset: i64,
+    /// Up to where it could be read: the end, unless the disk rotted.
+    pub readable_end_offset: i64,
     /// Every record's offset and value, in the order read; `None` if the bytes are no whole record.
     pub records: Vec<(i64, Option<ValueId>)>,
 }
@@ -99,7 +107,18 @@ pub struct History {
     watermarks: BTreeMap<Place, i64>,
     commits: BTreeMap<(String, Place), Vec<Commit>>,
     owners: BTreeMap<(String, i32, Place), BTreeSet<String>>,
+    /// Of each group, the newest generation that a member was given an assignment in.
+    generations: BTreeMap<String, i32>,
+    producer_ids: BTreeSet<i64>,
     violations: Vec<Violation>,
+    /// Promises broken on partitions that do not survive a power cut.
+    weak_violations: Vec<Violation>,
+    /// Topics that are not flushed before records are acknowledged.
+    weak_topics: BTreeSet<String>,
+    /// Partitions on whose disk a bit was flipped.
+    rotten: BTreeSet<Place>,
+    /// Whether groups without members vanish during the run.
+    pub groups_vanish: bool,
     /// Operations that finished, whatever their outcome.
     pub completed_count: u64,
     /// Records acknowledged.
@@ -124,6 +143,53 @@ impl History {
         // The first few say it all; a run that goes on breaking one promise must not fill the memory.
         if self.violations.len() < 20 {
             self.violations.push(Violation { check, what });
+        }
+    }
+
+    fn violated_at(&mut self, place: &Place, check: &'static str, what: String) {
+        if !self.weak_topics.contains(&place.0) {
+            self.violated(check, what);
+        } else if self.weak_violations.len() < 20 {
+            self.weak_violations.push(Violation { check, what });
+        }
+    }
+
+    /// Records of this topic are acknowledged before they are on disk: a power cut may take them back.
+    pub fn topic_is_weak(&mut self, topic: &str) {
+        self.weak_topics.insert(topic.to_owned());
+    }
+
+    /// A bit of this partition was flipped on disk.
+    pub fn rot(&mut self, place: &Place) {
+        self.rotten.insert(place.clone());
+    }
+
+    /// The partitions of which a bit was flipped on disk.
+    pub fn rotten(&self) -> &BTreeSet<Place> {
+        &self.rotten
+    }
+
+    /// Whether a bit of this partition was flipped on disk.
+    pub fn is_rotten(&self, place: &Place) -> bool {
+        self.rotten.contains(place)
+    }
+
+    /// What was lost where that is not promised to survive a power cut.
+    pub fn weak_violations(&self) -> &[Violation] {
+        &self.weak_violations
+    }
+
+    /// As [`History::broken`], for a promise about one partition's records.
+    pub fn broken_at(&mut self, place: &Place, check: &'static str, what: String) {
+        self.tick();
+        self.violated_at(place, check, what);
+    }
+
+    /// A producer was given an id.
+    pub fn producer_id(&mut self, producer_id: i64) {
+        self.tick();
+        if !self.producer_ids.insert(producer_id) {
+            self.violated("producer-id", format!("producer id {producer_id} was given to two producers"));
         }
     }
 
@@ -173,26 +239,32 @@ impl History {
         if let Some(before) = before
             && before != value
         {
-            self.violated("inconsistent-offset", format!("{place:?} offset {offset} was {before:?} and is {value:?}"));
+            self.violated_at(place, "inconsistent-offset", format!("{place:?} offset {offset} was {before:?} and is {value:?}"));
         }
     }
 
-    /// A client saw the high watermark in an answer to a request that it sent after having seen all it noted before.
-    pub fn watermark(&mut self, place: &Place, high_watermark: i64) {
+    /// The greatest high watermarks that any client has seen, before a request that will be answered with newer ones.
+    pub fn watermark_floors<'a>(&self, places: impl Iterator<Item = &'a Place>) -> BTreeMap<Place, i64> {
+        places.filter_map(|place| Some((place.clone(), *self.watermarks.get(place)?))).collect()
+    }
+
+    /// A client saw the high watermark in an answer to a request before which `floor` had been seen.
+    pub fn watermark(&mut self, place: &Place, floor: Option<i64>, high_watermark: i64) {
         self.tick();
         let seen = self.watermarks.entry(place.clone()).or_insert(high_watermark);
-        let before = *seen;
-        *seen = before.max(high_watermark);
-        if high_watermark < before {
-            self.violated("high-watermark", format!("{place:?} went back from {before} to {high_watermark}"));
+        *seen = (*seen).max(high_watermark);
+        if let Some(floor) = floor.filter(|floor| high_watermark < *floor) {
+            self.violated_at(place, "high-watermark", format!("{place:?} went back from {floor} to {high_watermark}"));
         }
     }
 
-    /// A commit goes out.
-    pub fn commit(&mut self, group: &str, place: &Place, offset: i64) -> CommitTicket {
+    /// A commit goes out. `generation` is what the committer believes in, −1 if it is no member.
+    pub fn commit(&mut self, group: &str, generation: i32, place: &Place, offset: i64) -> CommitTicket {
         let invoked = self.tick();
+        let newest = self.generations.get(group).copied().unwrap_or(-1);
+        let zombie = (generation >= 0 && generation < newest).then_some((generation, newest));
         let commits = self.commits.entry((group.to_owned(), place.clone())).or_default();
-        commits.push(Commit { offset, invoked, acked: None, refused: false });
+        commits.push(Commit { offset, invoked, acked: None, refused: false, zombie });
         CommitTicket(group.to_owned(), place.clone(), commits.len() - 1)
     }
 
@@ -200,12 +272,16 @@ impl History {
     pub fn committed(&mut self, ticket: CommitTicket, acked: bool) {
         let now = self.tick();
         self.completed_count += 1;
-        if let Some(commit) = self.commits.get_mut(&(ticket.0, ticket.1)).and_then(|commits| commits.get_mut(ticket.2)) {
-            if acked {
-                commit.acked = Some(now);
-            } else {
-                commit.refused = true;
-            }
+        let CommitTicket(group, place, index) = ticket;
+        let Some(commit) = self.commits.get_mut(&(group.clone(), place.clone())).and_then(|commits| commits.get_mut(index)) else { return };
+        if acked {
+            commit.acked = Some(now);
+        } else {
+            commit.refused = true;
+        }
+        if let Some((generation, newest)) = commit.zombie.filter(|_| acked) {
+            let what = format!("group {group} {place:?}: a commit of generation {generation} was accepted although {newest} had its assignment");
+            self.violated("zombie-commit", what);
         }
     }
 
@@ -226,7 +302,7 @@ impl History {
         };
         let possible = |commit: &&Commit| !commit.refused && !superseded(commit);
         let fits = if offset < 0 {
-            !commits.iter().any(|commit| commit.acked.is_some_and(|acked| acked < began))
+            self.groups_vanish || !commits.iter().any(|commit| commit.acked.is_some_and(|acked| acked < began))
         } else {
             commits.iter().filter(possible).any(|commit| commit.offset == offset)
         };
@@ -236,19 +312,38 @@ impl History {
         }
     }
 
+    /// The newest generation of a group that a member was given an assignment in, before a member joins again; −1 if none was.
+    pub fn newest_generation(&self, group: &str) -> i32 {
+        self.generations.get(group).copied().unwrap_or(-1)
+    }
+
+    /// A member that began to join when `floor` was the newest generation was given its assignment in `generation`.
+    pub fn synced(&mut self, group: &str, floor: i32, generation: i32) {
+        self.tick();
+        let newest = self.generations.entry(group.to_owned()).or_insert(generation);
+        if generation >= floor {
+            *newest = (*newest).max(generation);
+        } else if self.groups_vanish {
+            // It is another group of the same name.
+            *newest = generation;
+            self.owners.retain(|(its_group, ..), _| its_group != group);
+        } else {
+            self.violated("generation", format!("group {group} went back from generation {floor} to {generation}"));
+        }
+    }
+
     /// A member was given a partition in a generation.
     pub fn owned(&mut self, group: &str, generation: i32, place: &Place, member: &str) {
         self.tick();
         let owners = self.owners.entry((group.to_owned(), generation, place.clone())).or_default();
         owners.insert(member.to_owned());
-        if owners.len() > 1 {
+        if owners.len() > 1 && !self.groups_vanish {
             let owners = format!("{owners:?}");
             self.violated("two-owners", format!("group {group} generation {generation} {place:?} is owned by {owners}"));
         }
     }
 
-    /// The checks that need the end: every partition as it was read after healing. `kept_all` is false where retention or delete-records
-    /// may have moved a log's start.
+    /// The checks that need the end: every partition as it was read after healing. Partitions that could not be read are not in `logs`.
     pub fn finish(&mut self, logs: &BTreeMap<Place, FinalLog>) -> Vec<Violation> {
         for (place, log) in logs {
             self.check_contiguous(place, log);
@@ -262,7 +357,7 @@ impl History {
                 }
             }
         }
-        let mut found = Vec::new();
+        let mut found: Vec<(Place, Violation)> = Vec::new();
         let mut known = BTreeSet::new();
         let mut last_of: BTreeMap<(u32, &Place), (ValueId, i64)> = BTreeMap::new();
         for send in &self.sends {
@@ -270,28 +365,39 @@ impl History {
                 known.insert(*value);
                 let places = where_is.get(value).map_or(&[][..], Vec::as_slice);
                 if let Some((place, offset)) = places.iter().find(|(place, _)| **place != send.place) {
-                    found.push(Violation { check: "phantom", what: format!("{value:?} was sent to {:?} and is in {place:?} at {offset}", send.place) });
+                    found.push((
+                        send.place.clone(),
+                        Violation { check: "phantom", what: format!("{value:?} was sent to {:?} and is in {place:?} at {offset}", send.place) },
+                    ));
                 }
                 let Some(log) = logs.get(&send.place) else {
                     continue;
                 };
                 let allowed = if send.idempotent { 1 } else { send.attempts as usize };
                 if places.len() > allowed {
-                    found.push(Violation { check: "duplicate", what: format!("{value:?} is in the log {} times: {places:?}", places.len()) });
+                    found.push((
+                        send.place.clone(),
+                        Violation { check: "duplicate", what: format!("{value:?} is in the log {} times: {places:?}", places.len()) },
+                    ));
                 }
                 match send.outcome {
                     Some(Outcome::Acked { base_offset }) if base_offset >= 0 => {
                         let offset = base_offset + index as i64;
-                        if offset >= log.start_offset && !places.iter().any(|(_, at)| *at == offset) {
+                        let is_told_of = (log.readable_end_offset..log.end_offset).contains(&offset);
+                        if offset >= log.start_offset && !is_told_of && !places.iter().any(|(_, at)| *at == offset) {
                             let instead = log.records.iter().find(|(at, _)| *at == offset);
-                            found.push(Violation {
-                                check: "lost-write",
-                                what: format!("{value:?} was acknowledged at {:?} offset {offset}; there is {instead:?}, it is at {places:?}; the log is {}..{}", send.place, log.start_offset, log.end_offset),
-                            });
+                            let what = format!(
+                                "{value:?} was acknowledged at {:?} offset {offset}; there is {instead:?}, it is at {places:?}; the log is {}..{}",
+                                send.place, log.start_offset, log.end_offset
+                            );
+                            found.push((send.place.clone(), Violation { check: "lost-write", what }));
                         }
                     }
                     Some(Outcome::Refused) if !places.is_empty() => {
-                        found.push(Violation { check: "refused-write", what: format!("{value:?} was refused and is in the log at {places:?}") });
+                        found.push((
+                            send.place.clone(),
+                            Violation { check: "refused-write", what: format!("{value:?} was refused and is in the log at {places:?}") },
+                        ));
                     }
                     _ => {}
                 }
@@ -299,7 +405,8 @@ impl History {
                 if let Some((_, offset)) = places.iter().min_by_key(|(_, offset)| *offset) {
                     let last = last_of.entry((value.producer, &send.place)).or_insert((*value, *offset));
                     if send.idempotent && *offset < last.1 {
-                        found.push(Violation { check: "order", what: format!("{value:?} at {offset} was sent after {:?}, which is at {}", last.0, last.1) });
+                        let what = format!("{value:?} at {offset} was sent after {:?}, which is at {}", last.0, last.1);
+                        found.push((send.place.clone(), Violation { check: "order", what }));
                     }
                     *last = (*value, *offset);
                 }
@@ -307,11 +414,17 @@ impl History {
         }
         for (value, places) in &where_is {
             if !known.contains(value) {
-                found.push(Violation { check: "phantom", what: format!("{value:?} is at {places:?} and nobody sent it") });
+                let place = places.first().map_or_else(Place::default, |(place, _)| (*place).clone());
+                found.push((place, Violation { check: "phantom", what: format!("{value:?} is at {places:?} and nobody sent it") }));
             }
         }
-        for violation in found {
-            self.violated(violation.check, violation.what);
+        for (place, violation) in found {
+            // What may be lost is what was acknowledged last; the rest is promised whatever happens.
+            if violation.check == "lost-write" {
+                self.violated_at(&place, violation.check, violation.what)
+            } else {
+                self.violated(violation.check, violation.what)
+            }
         }
         self.violations.clone()
     }
@@ -327,7 +440,7 @@ impl History {
             }
             expected = offset + 1;
         }
-        if expected != log.end_offset {
+        if expected != log.readable_end_offset {
             self.violated("hole", format!("{place:?} could be read up to {expected} and ends at {}", log.end_offset));
         }
     }
@@ -339,12 +452,14 @@ impl History {
             .get(place)
             .into_iter()
             .flatten()
-            .filter(|(offset, value)| **offset >= log.start_offset && last.get(offset) != Some(value))
+            .filter(|(offset, value)| {
+                **offset >= log.start_offset && last.get(offset) != Some(value) && !(log.readable_end_offset..log.end_offset).contains(*offset)
+            })
             .map(|(offset, value)| format!("{place:?} offset {offset} was read as {value:?} and is {:?} in the end", last.get(offset)))
             .take(3)
             .collect();
         for what in wrong {
-            self.violated("inconsistent-offset", what);
+            self.violated_at(place, "inconsistent-offset", what);
         }
     }
 }
@@ -365,7 +480,7 @@ mod tests {
         let start_offset = records.first().map_or(0, |(offset, _)| *offset);
         let end_offset = records.last().map_or(0, |(offset, _)| offset + 1);
         let records = records.iter().map(|(offset, number)| (*offset, Some(value(*number)))).collect();
-        BTreeMap::from([(place(), FinalLog { start_offset, end_offset, records })])
+        BTreeMap::from([(place(), FinalLog { start_offset, end_offset, readable_end_offset: end_offset, records })])
     }
 
     fn sent(history: &mut History, numbers: &[u32], idempotent: bool, outcome: Outcome) {
@@ -426,8 +541,9 @@ mod tests {
         assert_eq!(checks(changed, &[(0, 1), (1, 2)]), vec!["inconsistent-offset"]);
 
         let mut backwards = History::default();
-        backwards.watermark(&place(), 5);
-        backwards.watermark(&place(), 4);
+        backwards.watermark(&place(), None, 5);
+        let floors = backwards.watermark_floors([place()].iter());
+        backwards.watermark(&place(), floors.get(&place()).copied(), 4);
         assert_eq!(backwards.violations()[0].check, "high-watermark");
     }
 
@@ -443,9 +559,9 @@ mod tests {
     #[test]
     fn group_offsets() {
         let mut history = History::default();
-        let first = history.commit("g", &place(), 5);
+        let first = history.commit("g", -1, &place(), 5);
         history.committed(first, true);
-        let second = history.commit("g", &place(), 9);
+        let second = history.commit("g", -1, &place(), 9);
         let began = history.before_offset_fetch();
         history.offset_fetched("g", &place(), began, 5);
         history.offset_fetched("g", &place(), began, 9);

@@ -9,8 +9,9 @@ use ottla::client::error::ClientError;
 use ottla::runtime::{HostPort, Runtime};
 use tokio::sync::watch;
 
-use super::history::History;
+use super::history::{History, Place};
 use crate::rng::Stream;
+use crate::world::World;
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +35,8 @@ pub struct Shared {
     pub bootstrap: HostPort,
     /// Topics of the run with their partition counts.
     pub topics: Arc<Vec<(String, i32)>>,
+    /// Counts operations.
+    pub world: World,
 }
 
 impl Shared {
@@ -52,8 +55,13 @@ impl Shared {
         *self.phase.borrow() == Phase::Done
     }
 
+    /// Every partition of the run.
+    pub fn places(&self) -> Vec<Place> {
+        self.topics.iter().flat_map(|(topic, count)| (0..*count).map(move |partition| (topic.clone(), partition))).collect()
+    }
+
     /// A partition drawn among the run's.
-    pub fn draw_place(&self, stream: &mut Stream) -> (String, i32) {
+    pub fn draw_place(&self, stream: &mut Stream) -> Place {
         let (topic, partitions) = stream.pick(&self.topics);
         (topic.clone(), stream.below(*partitions as u64) as i32)
     }
@@ -109,8 +117,9 @@ impl<R: Runtime> Link<R> {
         let connection = self.connection().await.ok_or(None)?;
         let version = connection.version_up_to::<Q>(max_version).map_err(Some)?;
         let answered = connection.call_at(version, request, timeout).await;
-        if answered.is_err() {
-            self.disconnect();
+        match &answered {
+            Ok(_) => self.shared.world.count_operation(),
+            Err(_) => self.disconnect(),
         }
         answered.map_err(Some)
     }

@@ -1,7 +1,7 @@
 //! Simulated members of a consumer group (the classic protocol): join, sync, read what they are given, commit, and sometimes fall silent longer than
 //! their session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -33,6 +33,8 @@ pub struct Habit {
     pub leave_ppm: u32,
     /// Falls silent past its session, in parts per million of rounds.
     pub silent_ppm: u32,
+    /// Longest pause between two heartbeats.
+    pub max_pause_ms: u64,
     /// The newest version of JoinGroup that it speaks.
     pub join_version: i16,
 }
@@ -46,17 +48,70 @@ struct Member<R: Runtime> {
     generation: i32,
     /// What it owns, with the offset to commit next.
     owned: BTreeMap<Place, i64>,
+    /// What it committed since it has its member id: while it is a member, none of it expires.
+    committed: BTreeSet<Place>,
 }
 
 /// Takes part until the safety phase ends.
 pub async fn run<R: Runtime>(link: Link<R>, habit: Habit) {
-    let mut member = Member { link, habit, id: StrBytes::default(), generation: -1, owned: BTreeMap::new() };
+    let mut member = Member { link, habit, id: StrBytes::default(), generation: -1, owned: BTreeMap::new(), committed: BTreeSet::new() };
     while member.link.shared.begins() {
         if !member.find().await || !member.join().await {
             member.link.pause(20, 300).await;
             continue;
         }
         while member.link.shared.begins() && member.work().await {}
+    }
+}
+
+/// Joins, commits once, and leaves: whether that succeeded within `patience`.
+pub async fn commit_once<R: Runtime>(link: Link<R>, habit: Habit, patience: Duration) -> bool {
+    let deadline = link.runtime.now() + patience;
+    let mut member = Member { link, habit, id: StrBytes::default(), generation: -1, owned: BTreeMap::new(), committed: BTreeSet::new() };
+    while member.link.runtime.now() < deadline {
+        if member.find().await && member.join().await && member.commit().await && !member.committed.is_empty() {
+            let request = LeaveGroupRequest::default().with_group_id(member.group()).with_member_id(member.id.clone());
+            let _ = member.link.call(2, &request, CALL).await;
+            return true;
+        }
+        member.link.pause(20, 300).await;
+    }
+    false
+}
+
+/// Looks at the groups' offsets from outside, until the safety phase ends.
+pub async fn watch<R: Runtime>(mut link: Link<R>, groups: Vec<String>, max_pause_ms: u64) {
+    while link.shared.begins() {
+        let group = link.stream.pick(&groups).clone();
+        let _ = fetch_all_offsets(&mut link, &group).await;
+        link.pause(0, max_pause_ms).await;
+    }
+}
+
+/// Fetches all of a group's offsets and checks them; false if there was no answer.
+pub async fn fetch_all_offsets<R: Runtime>(link: &mut Link<R>, group: &str) -> bool {
+    let topics = link
+        .shared
+        .topics
+        .iter()
+        .map(|(topic, count)| OffsetFetchRequestTopic::default().with_name(TopicName(text(topic))).with_partition_indexes((0..*count).collect()));
+    let request = OffsetFetchRequest::default().with_group_id(GroupId(text(group))).with_topics(Some(topics.collect()));
+    let began = link.shared.history().before_offset_fetch();
+    match link.call(7, &request, CALL).await {
+        Ok(response) if response.error_code == 0 => {
+            let mut whole = true;
+            for topic in &response.topics {
+                for partition in &topic.partitions {
+                    whole &= partition.error_code == 0;
+                    if partition.error_code == 0 {
+                        let place = (topic.name.to_string(), partition.partition_index);
+                        link.shared.history().offset_fetched(group, &place, began, partition.committed_offset);
+                    }
+                }
+            }
+            whole
+        }
+        _ => false,
     }
 }
 
@@ -80,7 +135,9 @@ impl<R: Runtime> Member<R> {
 
     /// Joins and syncs; true once it has an assignment.
     async fn join(&mut self) -> bool {
-        let protocol = JoinGroupRequestProtocol::default().with_name(text("simulated")).with_metadata(Bytes::from_static(b"topics"));
+        let metadata = subscription(&self.link.shared.topics);
+        let protocol = JoinGroupRequestProtocol::default().with_name(text("simulated")).with_metadata(metadata);
+        let floor = self.link.shared.history().newest_generation(&self.habit.group);
         let request = JoinGroupRequest::default()
             .with_group_id(self.group())
             .with_session_timeout_ms(self.habit.session_timeout_ms)
@@ -101,18 +158,20 @@ impl<R: Runtime> Member<R> {
                 return false;
             }
             Some(Error::UnknownMemberId | Error::FencedInstanceId) => {
-                self.id = StrBytes::default();
+                self.forget_id();
                 return false;
             }
             Some(_) => return false,
+        }
+        if self.id != joined.member_id {
+            self.forget_id();
         }
         self.id = joined.member_id.clone();
         self.generation = joined.generation_id;
         let mut assignments = Vec::new();
         if joined.leader == joined.member_id {
             let mut shares: BTreeMap<usize, Vec<Place>> = BTreeMap::new();
-            let places = self.link.shared.topics.iter().flat_map(|(topic, count)| (0..*count).map(move |partition| (topic.clone(), partition)));
-            for (index, place) in places.enumerate() {
+            for (index, place) in self.link.shared.places().into_iter().enumerate() {
                 shares.entry(index % joined.members.len().max(1)).or_default().push(place);
             }
             assignments = joined
@@ -139,8 +198,11 @@ impl<R: Runtime> Member<R> {
             return false;
         }
         self.owned.clear();
+        self.link.shared.history().synced(&self.habit.group, floor, self.generation);
+        // A static member that comes again has another id, and is the same owner.
+        let owner = self.habit.instance.clone().unwrap_or_else(|| self.id.to_string());
         for place in decode(&synced.assignment) {
-            self.link.shared.history().owned(&self.habit.group, self.generation, &place, &self.id);
+            self.link.shared.history().owned(&self.habit.group, self.generation, &place, &owner);
             self.owned.insert(place, 0);
         }
         self.fetch_offsets().await
@@ -148,8 +210,13 @@ impl<R: Runtime> Member<R> {
 
     fn forget_if_unknown(&mut self, code: i16) {
         if matches!(Error::try_from_code(code), Some(Error::UnknownMemberId | Error::FencedInstanceId)) {
-            self.id = StrBytes::default();
+            self.forget_id();
         }
+    }
+
+    fn forget_id(&mut self) {
+        self.id = StrBytes::default();
+        self.committed.clear();
     }
 
     async fn fetch_offsets(&mut self) -> bool {
@@ -179,6 +246,10 @@ impl<R: Runtime> Member<R> {
                 }
                 let place = (topic.name.to_string(), partition.partition_index);
                 self.link.shared.history().offset_fetched(&self.habit.group, &place, began, partition.committed_offset);
+                if partition.committed_offset < 0 && self.committed.contains(&place) {
+                    let what = format!("group {} {place:?}: the offset that {} committed is gone, although it never left", self.habit.group, &*self.id);
+                    self.link.shared.history().broken("group-offset", what);
+                }
                 self.owned.insert(place, partition.committed_offset.max(0));
             }
         }
@@ -187,15 +258,22 @@ impl<R: Runtime> Member<R> {
 
     /// A heartbeat and a commit; false if the member must join again.
     async fn work(&mut self) -> bool {
-        self.link.pause(50, 1000).await;
+        let max_pause_ms = self.habit.max_pause_ms;
+        self.link.pause(max_pause_ms / 10, max_pause_ms).await;
+        let mut is_late = false;
         if self.link.stream.chance(self.habit.silent_ppm) {
             let past = self.habit.session_timeout_ms as u64 * 3 / 2;
             self.link.pause(past, past * 2).await;
+            // It may not know that it was given up: then it goes on where it stopped.
+            is_late = self.link.stream.chance(500_000);
+        }
+        if is_late {
+            return self.commit().await;
         }
         if self.link.stream.chance(self.habit.leave_ppm) {
             let request = LeaveGroupRequest::default().with_group_id(self.group()).with_member_id(self.id.clone());
             let _ = self.link.call(2, &request, CALL).await;
-            self.id = StrBytes::default();
+            self.forget_id();
             return false;
         }
         let request = HeartbeatRequest::default()
@@ -223,8 +301,10 @@ impl<R: Runtime> Member<R> {
         let place = self.link.stream.pick(&places).clone();
         let offset = self.owned.get(&place).copied().unwrap_or(0) + self.link.stream.between(1, 20) as i64;
         self.owned.insert(place.clone(), offset);
-        let partition =
-            OffsetCommitRequestPartition::default().with_partition_index(place.1).with_committed_offset(offset).with_committed_metadata(Some(StrBytes::default()));
+        let partition = OffsetCommitRequestPartition::default()
+            .with_partition_index(place.1)
+            .with_committed_offset(offset)
+            .with_committed_metadata(Some(StrBytes::default()));
         let topic = OffsetCommitRequestTopic::default().with_name(TopicName(text(&place.0))).with_partitions(vec![partition]);
         let request = OffsetCommitRequest::default()
             .with_group_id(self.group())
@@ -232,7 +312,7 @@ impl<R: Runtime> Member<R> {
             .with_member_id(self.id.clone())
             .with_group_instance_id(self.instance())
             .with_topics(vec![topic]);
-        let ticket = self.link.shared.history().commit(&self.habit.group, &place, offset);
+        let ticket = self.link.shared.history().commit(&self.habit.group, self.generation, &place, offset);
         let answered = self.link.call(7, &request, CALL).await;
         let code = match &answered {
             Ok(response) => response.topics.first().and_then(|topic| topic.partitions.first()).map_or(-1, |partition| partition.error_code),
@@ -240,8 +320,11 @@ impl<R: Runtime> Member<R> {
             Err(_) => return true,
         };
         match Error::try_from_code(code) {
-            None => self.link.shared.history().committed(ticket, true),
-            Some(Error::IllegalGeneration | Error::UnknownMemberId | Error::RebalanceInProgress | Error::FencedInstanceId | Error::NotCoordinator) => {
+            None => {
+                self.link.shared.history().committed(ticket, true);
+                self.committed.insert(place);
+            }
+            Some(Error::IllegalGeneration | Error::UnknownMemberId | Error::RebalanceInProgress | Error::FencedInstanceId) => {
                 self.link.shared.history().committed(ticket, false);
                 self.forget_if_unknown(code);
                 return false;
@@ -251,6 +334,19 @@ impl<R: Runtime> Member<R> {
         }
         true
     }
+}
+
+/// The consumers' own metadata, version 0: the topics that they subscribe to.
+fn subscription(topics: &[(String, i32)]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_i16(0);
+    bytes.put_i32(topics.len() as i32);
+    for (topic, _) in topics {
+        bytes.put_i16(topic.len() as i16);
+        bytes.put_slice(topic.as_bytes());
+    }
+    bytes.put_i32(-1);
+    bytes.freeze()
 }
 
 fn encode(places: &[Place]) -> Bytes {

@@ -1,7 +1,7 @@
 //! Simulated producers. An idempotent one keeps up to five batches in flight and sends all of them again, in order, whenever it loses the connection or
 //! gets an answer that leaves something open; a plain one has one in flight and sometimes gives up; one with `acks=0` is told nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +38,8 @@ pub struct Habit {
     pub reconnect_ppm: u32,
     /// Gives up a send whose outcome is open, in parts per million; an idempotent one never does.
     pub give_up_ppm: u32,
+    /// Sends a batch whose checksum is wrong, in parts per million; an idempotent one never does.
+    pub corrupt_ppm: u32,
     /// Its codec.
     pub codec: Codec,
 }
@@ -57,27 +59,81 @@ struct Producer<R: Runtime> {
     next_number: u32,
     next_sequence: BTreeMap<Place, i32>,
     in_flight: VecDeque<Batch>,
+    /// Partitions that have acknowledged a batch under the current producer id.
+    known_at: BTreeSet<Place>,
+    /// Its sequences are of no use any more: it needs another producer id.
+    begins_anew: bool,
 }
 
 /// Produces until the run's safety phase ends, and then until every batch has an outcome.
 pub async fn run<R: Runtime>(link: Link<R>, id: u32, habit: Habit) {
-    let mut producer = Producer { link, id, habit, producer_id: -1, next_number: 0, next_sequence: BTreeMap::new(), in_flight: VecDeque::new() };
+<<<<<<< HEAD
+    let mut producer = Producer { link, id, habit, producer_id: -1, next_number: 0, next_sequence: BTreeMap::new(), in_flight: VecDeque::new(), known_at: BTreeSet::new(), begins_anew: false };
+=======
+    let mut producer =
+        Producer { link, id, habit, producer_id: -1, next_number: 0, next_sequence: BTreeMap::new(), in_flight: VecDeque::new(), begins_anew: false };
+>>>>>>> proc
     if producer.habit.idempotent && !producer.init().await {
         return;
     }
-    while producer.round().await {}
-    for batch in std::mem::take(&mut producer.in_flight) {
-        producer.link.shared.history().sent(batch.ticket, Outcome::Unknown);
+    while producer.round().await {
+        if producer.begins_anew {
+            producer.begins_anew = false;
+            producer.give_everything_up();
+            if !producer.init().await {
+                return;
+            }
+        }
     }
+    producer.give_everything_up();
+}
+
+/// Sends one record, again and again until it is acknowledged.
+///
+/// # Errors
+/// If it is not within `patience`.
+pub async fn send_one<R: Runtime>(link: &mut Link<R>, value: ValueId, place: &Place, patience: Duration) -> Result<(), String> {
+    let deadline = link.runtime.now() + patience;
+    let mut builder = BatchBuilder::new();
+    builder.push(link.runtime.unix_ms(), None, Some(&value.encode(100)), &[]);
+    let request = produce_request(place, builder.build(), -1);
+    let ticket = link.shared.history().send(place.clone(), vec![value], false);
+    let mut last = String::from("no answer");
+    while link.runtime.now() < deadline {
+        if let Ok(response) = link.call(9, &request, Duration::from_secs(10)).await
+            && let Some(appended) = response.responses.first().and_then(|topic| topic.partition_responses.first())
+        {
+            if appended.error_code == 0 {
+                link.shared.history().sent(ticket, Outcome::Acked { base_offset: appended.base_offset });
+                return Ok(());
+            }
+            last = format!("{:?}", Error::try_from_code(appended.error_code));
+        }
+        link.pause(20, 200).await;
+        link.shared.history().resend(ticket);
+    }
+    link.shared.history().sent(ticket, Outcome::Unknown);
+    Err(format!("{place:?} takes no record: {last}"))
+}
+
+fn produce_request(place: &Place, records: Bytes, acks: i16) -> ProduceRequest {
+    let data = PartitionProduceData::default().with_index(place.1).with_records(Some(records));
+    let topic = TopicProduceData::default().with_name(TopicName(StrBytes::from_string(place.0.clone()))).with_partition_data(vec![data]);
+    ProduceRequest::default().with_acks(acks).with_timeout_ms(5000).with_topic_data(vec![topic])
 }
 
 impl<R: Runtime> Producer<R> {
     async fn init(&mut self) -> bool {
         loop {
-            let request = InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(1000).with_producer_id(ProducerId(-1)).with_producer_epoch(-1);
+            let request = InitProducerIdRequest::default()
+                .with_transactional_id(None)
+                .with_transaction_timeout_ms(1000)
+                .with_producer_id(ProducerId(-1))
+                .with_producer_epoch(-1);
             match self.link.call(4, &request, Duration::from_secs(5)).await {
                 Ok(response) if response.error_code == 0 => {
                     self.producer_id = response.producer_id.0;
+                    self.link.shared.history().producer_id(self.producer_id);
                     return true;
                 }
                 Err(None) => return false,
@@ -86,8 +142,15 @@ impl<R: Runtime> Producer<R> {
         }
     }
 
-    fn make_batch(&mut self) -> Batch {
+    /// The next batch; none if it must wait until an earlier one has its answer.
+    ///
+    /// A partition takes any sequence from a producer that it does not know (KIP-360): were the first batch refused, for want of room say, and the second
+    /// one taken, the first one could not be sent again. So the first one is waited for.
+    fn make_batch(&mut self) -> Option<Batch> {
         let place = self.link.shared.draw_place(&mut self.link.stream);
+        if self.habit.idempotent && !self.known_at.contains(&place) && self.in_flight.iter().any(|batch| batch.place == place) {
+            return None;
+        }
         let count = self.link.stream.between(1, self.habit.max_records) as u32;
         let values: Vec<ValueId> = (0..count).map(|index| ValueId { producer: self.id, number: self.next_number + index }).collect();
         self.next_number += count;
@@ -99,16 +162,22 @@ impl<R: Runtime> Producer<R> {
         }
         let now = self.link.runtime.unix_ms();
         for value in &values {
-            builder.push(now, None, Some(value.encode(self.habit.max_bytes)), Vec::new());
+            builder.push(now, None, Some(&value.encode(self.habit.max_bytes)), &[]);
         }
         let ticket = self.link.shared.history().send(place.clone(), values, self.habit.idempotent);
-        Batch { ticket, place, bytes: builder.build(), sent_count: 0 }
+        let mut bytes = builder.build();
+        if !self.habit.idempotent && self.link.stream.chance(self.habit.corrupt_ppm) {
+            // Its checksum does not fit: refused for certain.
+            let mut corrupt = bytes.to_vec();
+            let at = corrupt.len() - 1 - self.link.stream.index(8);
+            corrupt[at] ^= 0x10;
+            bytes = corrupt.into();
+        }
+        Some(Batch { ticket, place, bytes, sent_count: 0 })
     }
 
     fn request(&self, batch: &Batch) -> ProduceRequest {
-        let data = PartitionProduceData::default().with_index(batch.place.1).with_records(Some(batch.bytes.clone()));
-        let topic = TopicProduceData::default().with_name(TopicName(StrBytes::from_string(batch.place.0.clone()))).with_partition_data(vec![data]);
-        ProduceRequest::default().with_acks(self.habit.acks).with_timeout_ms(5000).with_topic_data(vec![topic])
+        produce_request(&batch.place, batch.bytes.clone(), self.habit.acks)
     }
 
     /// Fills the window, sends it, and takes answers until something goes wrong. False at the end.
@@ -129,7 +198,7 @@ impl<R: Runtime> Producer<R> {
         }
         loop {
             while self.in_flight.len() < self.habit.depth && self.link.shared.begins() {
-                let batch = self.make_batch();
+                let Some(batch) = self.make_batch() else { break };
                 self.in_flight.push_back(batch);
                 if self.habit.acks == 0 {
                     self.send_without_answer(&connection).await;
@@ -191,22 +260,36 @@ impl<R: Runtime> Producer<R> {
             // A duplicate that is too old to have its offset remembered: it is there.
             Some(Error::DuplicateSequenceNumber) => Outcome::Acked { base_offset: -1 },
             Some(error @ (Error::OutOfOrderSequenceNumber | Error::UnknownProducerId | Error::InvalidProducerEpoch)) => {
-                // It sends its batches in order and again until they are answered: the broker has no reason.
+                // It sends its batches in order and again until they are answered: the broker has no reason, unless it may lose records.
                 let what = format!("producer {} was answered {error:?} on {:?}", self.id, batch.place);
-                self.link.shared.history().broken("sequence", what);
-                return self.give_up();
+                let place = batch.place.clone();
+                self.link.shared.history().broken_at(&place, "sequence", what);
+                self.begins_anew = true;
+                return false;
             }
             Some(
-                Error::MessageTooLarge | Error::InvalidRecord | Error::CorruptMessage | Error::InvalidTimestamp | Error::InvalidTopicException | Error::InvalidRequiredAcks,
+                Error::MessageTooLarge
+                | Error::RecordListTooLarge
+                | Error::InvalidRecord
+                | Error::CorruptMessage
+                | Error::InvalidTimestamp
+                | Error::InvalidTopicException
+                | Error::InvalidRequiredAcks,
             ) => {
+                // What follows an idempotent producer's refused batch has sequences that can never be next.
+                self.begins_anew = self.habit.idempotent;
                 if batch.sent_count == 1 { Outcome::Refused } else { Outcome::Unknown }
             }
             Some(_) => return self.left_open(),
         };
+        self.link.shared.world.count_operation();
         if let Some(batch) = self.in_flight.pop_front() {
             self.link.shared.history().sent(batch.ticket, outcome);
+            if matches!(outcome, Outcome::Acked { .. }) {
+                self.known_at.insert(batch.place);
+            }
         }
-        true
+        !self.begins_anew
     }
 
     /// The oldest batch has no outcome. An idempotent producer goes on until it has; a plain one may give up.
@@ -214,7 +297,19 @@ impl<R: Runtime> Producer<R> {
         if !self.habit.idempotent && (self.link.stream.chance(self.habit.give_up_ppm) || !self.link.shared.begins()) {
             return self.give_up();
         }
+        // A partition on a disk that rotted may stay offline for ever.
+        if !self.link.shared.begins() && self.in_flight.front().is_some_and(|batch| self.link.shared.history().is_rotten(&batch.place)) {
+            self.begins_anew = self.habit.idempotent;
+        }
         false
+    }
+
+    fn give_everything_up(&mut self) {
+        self.next_sequence.clear();
+        self.known_at.clear();
+        for batch in std::mem::take(&mut self.in_flight) {
+            self.link.shared.history().sent(batch.ticket, Outcome::Unknown);
+        }
     }
 
     fn give_up(&mut self) -> bool {

@@ -112,6 +112,7 @@ impl<R: Runtime> Reader<R> {
     /// One fetch; false if the session is broken or nothing came.
     async fn fetch(&mut self) -> bool {
         let request = self.request();
+        let floors = self.link.shared.history().watermark_floors(self.positions.keys());
         let timeout = Duration::from_millis(self.habit.max_wait_ms as u64 + 5000);
         let version = self.habit.version;
         let Ok(response) = self.link.call(version, &request, timeout).await else {
@@ -143,19 +144,24 @@ impl<R: Runtime> Reader<R> {
                     Some(_) => continue,
                 }
                 let mut history = self.link.shared.history();
-                history.watermark(&place, partition.high_watermark);
+                let is_rotten = history.is_rotten(&place);
+                history.watermark(&place, floors.get(&place).copied(), partition.high_watermark);
                 for (offset, value) in decode(partition.records.clone().unwrap_or_default()) {
+                    if value.is_none() && is_rotten {
+                        // Its checksum tells the reader, who can do no more.
+                        break;
+                    }
                     if offset < *position {
                         // A batch may begin before the offset asked for.
                         continue;
                     }
                     if offset >= partition.high_watermark {
                         let what = format!("{place:?} offset {offset} was served above the high watermark {}", partition.high_watermark);
-                        history.broken("high-watermark", what);
+                        history.broken_at(&place, "high-watermark", what);
                     }
-                    if offset > *position && *position > partition.log_start_offset {
+                    if offset > *position && !is_rotten {
                         let what = format!("{place:?} answered {offset} to a fetch from {}", *position);
-                        history.broken("hole", what);
+                        history.broken_at(&place, "hole", what);
                     }
                     history.read(&place, offset, value);
                     *position = offset + 1;
@@ -197,7 +203,7 @@ pub fn decode(records: bytes::Bytes) -> Vec<(i64, Option<ValueId>)> {
 }
 
 /// Where a partition starts and ends now, asked once.
-async fn range<R: Runtime>(link: &mut Link<R>, place: &Place) -> Option<(i64, i64)> {
+pub async fn range<R: Runtime>(link: &mut Link<R>, place: &Place) -> Option<(i64, i64)> {
     let mut ends = [0; 2];
     for (end, timestamp) in ends.iter_mut().zip([-2, -1]) {
         let partition = ListOffsetsPartition::default().with_partition_index(place.1).with_current_leader_epoch(-1).with_timestamp(timestamp);
@@ -213,7 +219,8 @@ async fn range<R: Runtime>(link: &mut Link<R>, place: &Place) -> Option<(i64, i6
     Some((ends[0], ends[1]))
 }
 
-/// Reads all of a partition, asking again until it succeeds or the run is over. `Err` says what it stuck at.
+/// Reads all of a partition, asking again until it succeeds or the run is over. `Err` says what it stuck at. Where a disk rotted, a batch whose
+/// checksum does not fit ends the reading.
 ///
 /// # Errors
 /// If the partition cannot be read to its end within `patience`.
@@ -221,6 +228,7 @@ pub async fn audit<R: Runtime>(link: &mut Link<R>, place: &Place, patience: Dura
     let deadline = link.runtime.now() + patience;
     let mut log = FinalLog::default();
     let mut known = None;
+    let is_rotten = link.shared.history().is_rotten(place);
     loop {
         if link.runtime.now() >= deadline {
             return Err(format!("{place:?} could not be read to its end: range {known:?}, read {} records", log.records.len()));
@@ -234,7 +242,7 @@ pub async fn audit<R: Runtime>(link: &mut Link<R>, place: &Place, patience: Dura
         };
         if known.is_none() {
             known = Some((start, end));
-            log = FinalLog { start_offset: start, end_offset: end, records: Vec::new() };
+            log = FinalLog { start_offset: start, end_offset: end, readable_end_offset: end, records: Vec::new() };
         }
         let next = log.records.last().map_or(start, |(offset, _)| offset + 1);
         if next >= end {
@@ -269,7 +277,15 @@ pub async fn audit<R: Runtime>(link: &mut Link<R>, place: &Place, patience: Dura
             continue;
         }
         let before = log.records.len();
-        log.records.extend(decode(data.records.clone().unwrap_or_default()).into_iter().filter(|(offset, _)| (*offset >= next || *offset < 0) && *offset < end));
+        for (offset, value) in decode(data.records.clone().unwrap_or_default()) {
+            if value.is_none() && is_rotten {
+                log.readable_end_offset = log.records.last().map_or(start, |(offset, _)| offset + 1);
+                return Ok(log);
+            }
+            if (offset >= next || offset < 0) && offset < end {
+                log.records.push((offset, value));
+            }
+        }
         if log.records.len() == before {
             link.pause(20, 200).await;
         }

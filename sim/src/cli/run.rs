@@ -41,6 +41,7 @@ pub(super) fn run(arguments: &RunArgs) -> Result<u8, String> {
     if !arguments.quiet {
         println!("seed {} of {}{}", arguments.seed, scenario.name(), options.arguments());
         println!("{}", scenario::swarm(scenario, arguments.seed, &options));
+        println!("{}", scenario.describe(arguments.seed));
     }
     let start = Instant::now();
     let report = scenario::run_seed(scenario, arguments.seed, &options, arguments.trace.clone());

@@ -41,6 +41,8 @@ pub async fn metadata<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, re
             .topics
             .iter()
             .flatten()
+            // Clients that ask by id leave the name at its default, which is empty and not null.
+            .filter(|topic| topic.topic_id.is_nil())
             .filter_map(|topic| topic.name.as_ref())
             .filter(|name| !image.topics.contains_key(name.as_str()))
             .map(|name| name.to_string())
@@ -63,21 +65,22 @@ pub async fn metadata<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, re
             .iter()
             .flatten()
             .map(|asked| {
-                let found = match &asked.name {
+                let asked_name = asked.name.as_ref().filter(|_| asked.topic_id.is_nil());
+                let found = match asked_name {
                     Some(name) => image.topics.get(name.as_str()),
                     None => image.by_id.get(&asked.topic_id),
                 };
                 match found {
                     Some(topic) => describe_topic(broker, &image, topic, with_operations),
                     None => {
-                        let error = match &asked.name {
+                        let error = match asked_name {
                             Some(name) if refused.contains_key(name.as_str()) => refused[name.as_str()],
                             Some(name) if crate::controller::topics::check_name(name.as_str()).is_err() => Error::InvalidTopicException,
                             Some(_) => Error::UnknownTopicOrPartition,
                             None => Error::UnknownTopicId,
                         };
                         // Before version 12 the name cannot be null.
-                        let name = asked.name.clone().or_else(|| (version < 12).then(TopicName::default));
+                        let name = asked_name.cloned().or_else(|| (version < 12).then(TopicName::default));
                         MetadataResponseTopic::default()
                             .with_error_code(error.code())
                             .with_name(name)
