@@ -74,7 +74,12 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// Binds and listens. Port 0 draws a free port, which [`Listener::local_addr`] tells.
     fn listen(&self, at: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>> + Send;
 
-    /// Resolves and connects; tries each address in turn.
+    /// The addresses that `to` means on this host, each with its port, in the order in which they are to be tried; at least one, none of
+    /// them twice. An IP address means itself, and asks nobody. A name that has no address, or that cannot be looked up, is an error which
+    /// names it.
+    fn resolve(&self, to: &HostPort) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
+
+    /// Resolves ([`Runtime::resolve`]) and connects; tries each address in turn.
     fn connect(&self, to: &HostPort) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
     /// The file systems of the host.

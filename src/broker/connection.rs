@@ -8,7 +8,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -31,6 +31,10 @@ use crate::wire::fetch::Part;
 pub const MAX_IN_FLIGHT: usize = 1000;
 /// File ranges up to this are read and sent with what is around them; longer ones go by `send_file`.
 const INLINE_SLICE_BYTES: u64 = 64 * 1024;
+/// How long requests under way have to be answered when the broker stops.
+const FINISH_AT_SHUTDOWN: Duration = Duration::from_secs(5);
+/// How long requests under way have to be answered when one that came after them ends the connection.
+const FINISH_BEFORE_CLOSE: Duration = Duration::from_millis(500);
 /// Answers that are gathered before they are sent.
 const GATHER_BYTES: u64 = 1024 * 1024;
 
@@ -91,7 +95,7 @@ pub async fn serve<R: Runtime>(broker: Arc<Broker<R>>, stream: R::Stream, listen
     if let Some(chunk) = connection.input.chunk.take() {
         connection.broker.chunks().give(chunk);
     }
-    if matches!(ended, Ended::ByPeer | Ended::Shutdown | Ended::Idle) {
+    if !matches!(ended, Ended::Io(_)) {
         // The peer learns of the end in order; it may have gone already.
         let _ = connection.write.shutdown().await;
     }
@@ -124,17 +128,23 @@ impl<R: Runtime> Connection<R> {
         let mut last_active = runtime.now();
         loop {
             if let Err(ended) = self.dispatch_frames().await {
-                // What was answered before the mistake is still the peer's.
-                let _ = self.send().await;
+                // What was asked before the mistake is still answered.
+                self.finish(FINISH_BEFORE_CLOSE).await;
                 return ended;
             }
             while let Some(response) = self.next_ready() {
                 self.push(response);
             }
-            if let Err(error) = self.send().await {
-                return error.into();
+            if let Err(ended) = self.send().await {
+                return ended;
             }
             let may_read = self.in_flight.len() < MAX_IN_FLIGHT;
+            match self.input.has_frame() {
+                // Answers have made room for requests that are here already; nothing else may come to wake this task.
+                Ok(true) if may_read => continue,
+                Ok(_) => {}
+                Err(ended) => return ended,
+            }
             let event: Event<R> = {
                 let Self { input, in_flight, stop, broker, .. } = self;
                 tokio::select! {
@@ -146,7 +156,10 @@ impl<R: Runtime> Connection<R> {
                 }
             };
             match event {
-                Event::Stop => return Ended::Shutdown,
+                Event::Stop => {
+                    self.finish(FINISH_AT_SHUTDOWN).await;
+                    return Ended::Shutdown;
+                }
                 Event::Answer(response) => self.push(response),
                 Event::Read(Ok(0)) => return Ended::ByPeer,
                 Event::Read(Ok(_)) => last_active = runtime.now(),
@@ -159,6 +172,25 @@ impl<R: Runtime> Connection<R> {
                     }
                     idle.reset(deadline.max(runtime.now() + Duration::from_millis(100)));
                 }
+            }
+        }
+    }
+
+    /// Answers what is under way, in order, as far as it gets.
+    async fn finish(&mut self, patience: Duration) {
+        let mut patience = self.broker.runtime().sleep(patience);
+        loop {
+            if self.send().await.is_err() {
+                return;
+            }
+            let answer = tokio::select! {
+                biased;
+                answer = self.in_flight.next() => answer,
+                () = &mut patience => None,
+            };
+            match answer {
+                Some(response) => self.push(response),
+                None => return,
             }
         }
     }
@@ -203,7 +235,7 @@ impl<R: Runtime> Connection<R> {
     }
 
     /// Sends what was gathered.
-    async fn send(&mut self) -> io::Result<()> {
+    async fn send(&mut self) -> Result<(), Ended> {
         if self.out.is_empty() {
             return Ok(());
         }
@@ -215,20 +247,49 @@ impl<R: Runtime> Connection<R> {
                 Part::Slice { file, position, len } if len <= INLINE_SLICE_BYTES => {
                     let bytes = file.read_at(position, len as usize).await?;
                     if bytes.len() as u64 != len {
-                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a segment ended before a fetched range"));
+                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a segment ended before a fetched range").into());
                     }
                     gathered.push(bytes);
                 }
                 Part::Slice { file, position, len } => {
                     let head = gathered.pop().unwrap_or_default();
                     if !gathered.is_empty() {
-                        write_all_parts(&mut self.write, std::mem::take(&mut gathered)).await?;
+                        in_time(self.broker.runtime(), self.idle, &mut self.stop, write_all_parts(&mut self.write, std::mem::take(&mut gathered))).await?;
                     }
-                    self.write.send_file(head, &file, position, len).await?;
+                    in_time(self.broker.runtime(), self.idle, &mut self.stop, self.write.send_file(head, &file, position, len)).await?;
                 }
             }
         }
-        if gathered.is_empty() { Ok(()) } else { write_all_parts(&mut self.write, gathered).await }
+        if gathered.is_empty() {
+            return Ok(());
+        }
+        in_time(self.broker.runtime(), self.idle, &mut self.stop, write_all_parts(&mut self.write, gathered)).await
+    }
+}
+
+/// Awaits a write, but no longer than `patience`, and not long once the broker stops: a peer that does not read what it asked for would hold
+/// the connection, and what it has of the budget, for ever.
+async fn in_time<R: Runtime>(
+    runtime: &R,
+    patience: Duration,
+    stop: &mut watch::Receiver<bool>,
+    write: impl Future<Output = io::Result<()>>,
+) -> Result<(), Ended> {
+    let mut write = pin!(write);
+    // A peer that reads is served without a timer.
+    if let Poll::Ready(written) = futures_util::poll!(&mut write) {
+        return Ok(written?);
+    }
+    let mut patience = runtime.sleep(patience);
+    let stopped = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+        runtime.sleep(FINISH_AT_SHUTDOWN).await;
+    };
+    tokio::select! {
+        biased;
+        written = write => Ok(written?),
+        () = &mut patience => Err(Ended::Idle),
+        () = stopped => Err(Ended::Shutdown),
     }
 }
 
@@ -256,6 +317,12 @@ impl<R: Runtime> Input<R> {
         }
     }
 
+    /// Whether all of the next frame has been read.
+    fn has_frame(&self) -> Result<bool, Ended> {
+        let buffered = self.chunk.as_ref().map_or(0, |chunk| chunk.buffer.len());
+        Ok(self.announced()?.is_some_and(|length| buffered >= 4 + length))
+    }
+
     /// Cuts off the next frame, without its length, if all of it has been read.
     fn next_frame(&mut self) -> Result<Option<Bytes>, Ended> {
         let Some(length) = self.announced()? else {
@@ -273,7 +340,7 @@ impl<R: Runtime> Input<R> {
     }
 
     /// Reads what there is, at least one byte; 0 at the end of the stream. While nothing is there, an input without a partial frame holds no
-    /// chunk. Cancelling it loses nothing.
+    /// chunk. Must not be called while [`Input::has_frame`]. Cancelling it loses nothing.
     async fn fill(&mut self, pool: &super::buffers::ChunkPool) -> Result<usize, Ended> {
         let needed = self.announced()?.map_or(4, |length| 4 + length);
         if self.chunk.as_ref().is_some_and(|chunk| chunk.buffer.is_empty())
