@@ -9,4 +9,5 @@ mod tidy;
 mod process;
 mod traffic;
 
+mod adopt;
 mod start;
