@@ -15,4 +15,5 @@ mod disk_full;
 mod hostile;
 mod kill;
 mod recovery;
+mod adopt;
 mod start;
