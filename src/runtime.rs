@@ -292,6 +292,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
 }
 
 /// An open file. Clones share it. All positions and lengths are in bytes.
+#[allow(clippy::len_without_is_empty, reason = "asking is a system call that may fail: nobody should ask only for this")]
 pub trait File: Clone + Send + Sync + 'static {
     /// Reads `len` bytes from `position`; fewer only if the file ends before.
     fn read_at(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Bytes>> + Send;
