@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this side drives the broker from outside, through the real operating system")]
 
 mod contract_tokio;
+mod protocol;
 mod tidy;
 
 mod checker;
@@ -14,4 +15,5 @@ mod disk_full;
 mod hostile;
 mod kill;
 mod recovery;
+mod adopt;
 mod start;
