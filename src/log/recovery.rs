@@ -153,6 +153,8 @@ struct Verified<R: Runtime> {
     indexes: Indexes,
     max_time: TimeEntry,
     first_timestamp: Option<i64>,
+    /// Where the first batch begins that was read but is not known to be on disk.
+    unproven: Option<u64>,
 }
 
 /// Opens a partition's directory, which exists.
@@ -255,6 +257,15 @@ impl<R: Runtime> Recovery<'_, R> {
         Ok(Recovered { segments, writer, epochs, log_start_offset, snapshots: files.snapshots, report: self.report })
     }
 
+    /// Writes what was read but is not known to be on disk over itself, so that the next sync is about it. The broker may have stopped because a
+    /// sync failed: then the page cache holds what never reached the disk, marked clean, and a sync of it says nothing ("fsyncgate").
+    async fn write_again(&self, segment: &Verified<R>) -> io::Result<()> {
+        match segment.unproven {
+            Some(position) => rewrite(&segment.file, position, segment.position).await,
+            None => Ok(()),
+        }
+    }
+
     /// What is there. Removes what was deleted or half written.
     async fn list_files(&mut self) -> Result<Files, RecoveryError> {
         let entries = self.rt.disk().list(self.path).await.map_err(|error| RecoveryError::io(self.path, error))?;
@@ -354,7 +365,7 @@ impl<R: Runtime> Recovery<'_, R> {
                 position: 0,
                 indexes: Indexes::new(base_offset),
                 max_time: no_time(base_offset),
-                first_timestamp: None,
+                unproven: None, first_timestamp: None,
             };
             if at == first {
                 self.seek(&mut segment, &path, size_bytes, from_offset).await?;
@@ -374,6 +385,9 @@ impl<R: Runtime> Recovery<'_, R> {
                 if header.base_offset < expected || (gapless && header.base_offset > expected) || !segment.indexes.offset.fits(header.last_offset()) {
                     bad = Some(format!("a batch begins at offset {}", header.base_offset));
                     break;
+                }
+                if header.next_offset() > self.known_offset {
+                    segment.unproven.get_or_insert(scan.position);
                 }
                 segment.first_timestamp.get_or_insert(header.max_timestamp);
                 segment.max_time = later(segment.max_time, &header);

@@ -140,7 +140,16 @@ impl<R: Runtime> ReplicaManager<R> {
                     continue;
                 }
                 let id = TopicPartition::new(Arc::clone(name), number as i32);
-                match self.logs.get_or_create(&id, topic.id, config.clone()).await {
+                let mut opened = self.logs.get_or_create(&id, topic.id, config.clone()).await;
+                if let Err(PartitionError::InconsistentTopicId { found, .. }) = &opened {
+                    // A topic of the same name, deleted before its logs could be: topic ids are never used again.
+                    tracing::warn!(partition = %id, topic_id = %found, "deletes what an earlier topic of this name left");
+                    opened = match self.logs.delete(&id).await {
+                        Ok(_) => self.logs.get_or_create(&id, topic.id, config.clone()).await,
+                        Err(error) => Err(PartitionError::Log(error)),
+                    };
+                }
+                match opened {
                     Ok(log) => partitions.push(Some(Partition::new(id, topic.id, log, assigned.leader_epoch))),
                     Err(error) => {
                         tracing::error!(partition = %id, %error, "the partition is offline");
