@@ -28,7 +28,7 @@ use crate::coordination::Coordination;
 use crate::group::coordinator::GroupCoordinator;
 use crate::replication::leadership::Leadership;
 use crate::replication::manager::ReplicaManager;
-use crate::runtime::{Listener, Runtime, Stream};
+use crate::runtime::{Listener, Runtime, Stream, Task};
 
 use buffers::ChunkPool;
 use fetch_session::FetchSessions;
@@ -46,6 +46,9 @@ pub struct Broker<R: Runtime> {
     /// Where it listens, with the ports that were drawn.
     bound: Vec<crate::config::listener::Listener>,
     connections: Connections,
+    /// The replicas' pursuit of the metadata, and the task that does it.
+    following: topics::Following,
+    follower: Mutex<Option<R::Task<()>>>,
     /// True once the broker is to stop: connections and background tasks end.
     stop: watch::Sender<bool>,
 }
@@ -185,21 +188,41 @@ impl<R: Runtime> Broker<R> {
         self.connections.open.send_replace(by_address.values().sum());
     }
 
-    /// Stops in order: no new connections, open ones end, everything is flushed, checkpoints and the mark of a clean shutdown are written.
+    /// Stops in order: no new connections and requests, those under way are answered, everything is flushed, checkpoints and the mark
+    /// of a clean shutdown are written.
     pub async fn shutdown(&self) {
-        /// How long connections have to send what is answered already.
+        /// How long requests under way have to be answered, those of consumer groups among them: a commit needs a flush.
+        const FINISH: Duration = Duration::from_millis(500);
+        /// How long connections have to send what is answered.
         const DRAIN: Duration = Duration::from_secs(5);
         self.stop.send_replace(true);
-        let mut open = self.connections.open.subscribe();
-        let mut patience = self.runtime.sleep(DRAIN);
-        tokio::select! {
-            biased;
-            _ = open.wait_for(|open| *open == 0) => {}
-            () = &mut patience => tracing::warn!(open = self.connection_count(), "connections did not end in time"),
+        // Long polls are answered with what there is; they look whether the broker stops after they have registered.
+        self.replicas.partitions().iter().for_each(|partition| partition.wake_waiting());
+        if !self.connections_end_within(FINISH).await {
+            // Members that wait for others are told to find their coordinator again; so is whoever's commit is overdue.
+            self.groups.shutdown();
+            if !self.connections_end_within(DRAIN).await {
+                tracing::warn!(open = self.connection_count(), "connections did not end in time");
+            }
         }
         self.groups.shutdown();
-        self.replicas.shutdown().await;
+        // Whatever was asked of the controller is done first, then done at the replicas; after that nobody makes or deletes a log.
         self.controller.shutdown().await;
+        let follower = self.follower.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(follower) = follower {
+            follower.join().await;
+        }
+        self.replicas.shutdown().await;
         self.coordination.shutdown().await;
+    }
+
+    async fn connections_end_within(&self, patience: Duration) -> bool {
+        let mut open = self.connections.open.subscribe();
+        let mut patience = self.runtime.sleep(patience);
+        tokio::select! {
+            biased;
+            _ = open.wait_for(|open| *open == 0) => true,
+            () = &mut patience => false,
+        }
     }
 }

@@ -74,7 +74,12 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// Binds and listens. Port 0 draws a free port, which [`Listener::local_addr`] tells.
     fn listen(&self, at: SocketAddr) -> impl Future<Output = io::Result<Self::Listener>> + Send;
 
-    /// Resolves and connects; tries each address in turn.
+    /// The addresses that `to` means on this host, each with its port, in the order in which they are to be tried; at least one, none of
+    /// them twice. An IP address means itself, and asks nobody. A name that has no address, or that cannot be looked up, is an error which
+    /// names it.
+    fn resolve(&self, to: &HostPort) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
+
+    /// Resolves ([`Runtime::resolve`]) and connects; tries each address in turn.
     fn connect(&self, to: &HostPort) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
     /// The file systems of the host.
@@ -287,6 +292,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
 }
 
 /// An open file. Clones share it. All positions and lengths are in bytes.
+#[allow(clippy::len_without_is_empty, reason = "the length is asked of the file system, which can fail")]
 pub trait File: Clone + Send + Sync + 'static {
     /// Reads `len` bytes from `position`; fewer only if the file ends before.
     fn read_at(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Bytes>> + Send;
@@ -296,7 +302,6 @@ pub trait File: Clone + Send + Sync + 'static {
     /// After an error any prefix of the bytes may have been written, and the file may have grown by it.
     fn write_at(&self, position: u64, parts: Parts) -> impl Future<Output = io::Result<()>> + Send;
     /// The file's length.
-    #[allow(clippy::len_without_is_empty, reason = "asks the file system, which can fail")]
     fn len(&self) -> impl Future<Output = io::Result<u64>> + Send;
     /// The wall-clock time of the last write, in milliseconds since 1970.
     fn modified_ms(&self) -> impl Future<Output = io::Result<i64>> + Send;

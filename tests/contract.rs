@@ -57,6 +57,8 @@ macro_rules! for_each_rule {
             an_aborted_task_drops_what_it_holds_and_joins_as_none
             a_task_that_has_ended_is_not_aborted
             blocking_work_gives_its_value
+            a_name_is_resolved_and_an_address_means_itself
+            a_name_without_an_address_is_an_error_that_names_it
             port_0_draws_a_free_port_and_both_sides_agree_on_the_addresses
             a_port_that_is_listened_on_is_taken
             a_closed_port_refuses
@@ -381,6 +383,31 @@ pub async fn blocking_work_gives_its_value<R: Runtime>(world: World<R>) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------- connections
+
+pub async fn a_name_is_resolved_and_an_address_means_itself<R: Runtime>(world: World<R>) {
+    let listener = world.listen().await;
+    let port = listener.local_addr().port();
+    for ip in ["127.0.0.1", "::1", "192.0.2.7"] {
+        let resolved = world.rt.resolve(&HostPort { host: ip.to_owned(), port }).await.unwrap();
+        assert_eq!(resolved, [SocketAddr::new(ip.parse().unwrap(), port)]);
+    }
+    let localhost = world.rt.resolve(&HostPort { host: "localhost".to_owned(), port }).await.unwrap();
+    assert!(localhost.iter().all(|address| address.ip().is_loopback() && address.port() == port), "{localhost:?}");
+    assert!(localhost.contains(&listener.local_addr()), "{localhost:?}");
+    // What was resolved can be listened on and connected to.
+    let at = SocketAddr::new(listener.local_addr().ip(), 0);
+    let other = world.rt.listen(at).await.unwrap();
+    let _ours = world.rt.connect(&HostPort { host: "localhost".to_owned(), port: other.local_addr().port() }).await.unwrap();
+    other.accept().await.unwrap();
+}
+
+pub async fn a_name_without_an_address_is_an_error_that_names_it<R: Runtime>(world: World<R>) {
+    // RFC 6761: never resolves.
+    let to = HostPort { host: "no-such-host.invalid".to_owned(), port: 1 };
+    let error = world.rt.resolve(&to).await.unwrap_err();
+    assert!(error.to_string().contains("no-such-host.invalid"), "{error}");
+    assert!(world.rt.connect(&to).await.err().unwrap().to_string().contains("no-such-host.invalid"));
+}
 
 pub async fn port_0_draws_a_free_port_and_both_sides_agree_on_the_addresses<R: Runtime>(world: World<R>) {
     let (a, b) = (world.listen().await, world.listen().await);

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use ottla::runtime::{HostPort, Instant, Runtime, Task};
 
 use crate::disk::SimDisk;
-use crate::net::{SimListener, SimStream};
+use crate::net::{SimListener, SimStream, model};
 use crate::state::{Event, Exit, ProcessId, Timer};
 use crate::verdict::Verdict;
 use crate::world::World;
@@ -294,6 +294,18 @@ impl Runtime for SimRuntime {
 
     async fn listen(&self, at: SocketAddr) -> io::Result<SimListener> {
         SimListener::bind(self.world.clone(), self.process.clone(), at).await
+    }
+
+    async fn resolve(&self, to: &HostPort) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = to.host.parse() {
+            return Ok(vec![SocketAddr::new(ip, to.port)]);
+        }
+        self.process.alive().await;
+        // Every host knows every name: there is no name service that could fail or be slow.
+        match self.world.with(|state| model::resolve(state, self.process.id.host, &to.host)) {
+            Some((_, ip)) => Ok(vec![SocketAddr::new(ip, to.port)]),
+            None => Err(io::Error::other(format!("cannot resolve '{}': no such host", to.host))),
+        }
     }
 
     async fn connect(&self, to: &HostPort) -> io::Result<SimStream> {

@@ -8,7 +8,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -31,8 +31,15 @@ use crate::wire::fetch::Part;
 pub const MAX_IN_FLIGHT: usize = 1000;
 /// File ranges up to this are read and sent with what is around them; longer ones go by `send_file`.
 const INLINE_SLICE_BYTES: u64 = 64 * 1024;
+/// How long requests under way have to be answered when the broker stops.
+const FINISH_AT_SHUTDOWN: Duration = Duration::from_secs(5);
+/// How long requests under way have to be answered when one that came after them ends the connection.
+const FINISH_BEFORE_CLOSE: Duration = Duration::from_millis(500);
 /// Answers that are gathered before they are sent.
 const GATHER_BYTES: u64 = 1024 * 1024;
+
+/// A part of a frame up to this is held in a buffer of its own while the rest does not come.
+const HELD_MAX_BYTES: usize = 4 * 1024;
 
 /// What a file is in the world of `R`.
 pub type FileOf<R> = <<R as Runtime>::Disk as Disk>::File;
@@ -74,7 +81,7 @@ pub async fn serve<R: Runtime>(broker: Arc<Broker<R>>, stream: R::Stream, listen
     let peer = Peer { address: stream.peer_addr(), listener };
     let (read, write) = stream.into_split();
     let mut connection = Connection {
-        input: Input { read, chunk: None, max_frame_bytes: broker.max_frame_bytes() },
+        input: Input { read, chunk: None, held: Bytes::new(), max_frame_bytes: broker.max_frame_bytes() },
         write,
         in_flight: FuturesOrdered::new(),
         out: SmallVec::new(),
@@ -88,7 +95,7 @@ pub async fn serve<R: Runtime>(broker: Arc<Broker<R>>, stream: R::Stream, listen
     if let Some(chunk) = connection.input.chunk.take() {
         connection.broker.chunks().give(chunk);
     }
-    if matches!(ended, Ended::ByPeer | Ended::Shutdown | Ended::Idle) {
+    if !matches!(ended, Ended::Io(_)) {
         // The peer learns of the end in order; it may have gone already.
         let _ = connection.write.shutdown().await;
     }
@@ -121,17 +128,23 @@ impl<R: Runtime> Connection<R> {
         let mut last_active = runtime.now();
         loop {
             if let Err(ended) = self.dispatch_frames().await {
-                // What was answered before the mistake is still the peer's.
-                let _ = self.send().await;
+                // What was asked before the mistake is still answered.
+                self.finish(FINISH_BEFORE_CLOSE).await;
                 return ended;
             }
             while let Some(response) = self.next_ready() {
                 self.push(response);
             }
-            if let Err(error) = self.send().await {
-                return error.into();
+            if let Err(ended) = self.send().await {
+                return ended;
             }
             let may_read = self.in_flight.len() < MAX_IN_FLIGHT;
+            match self.input.has_frame() {
+                // Answers have made room for requests that are here already; nothing else may come to wake this task.
+                Ok(true) if may_read => continue,
+                Ok(_) => {}
+                Err(ended) => return ended,
+            }
             let event: Event<R> = {
                 let Self { input, in_flight, stop, broker, .. } = self;
                 tokio::select! {
@@ -143,7 +156,10 @@ impl<R: Runtime> Connection<R> {
                 }
             };
             match event {
-                Event::Stop => return Ended::Shutdown,
+                Event::Stop => {
+                    self.finish(FINISH_AT_SHUTDOWN).await;
+                    return Ended::Shutdown;
+                }
                 Event::Answer(response) => self.push(response),
                 Event::Read(Ok(0)) => return Ended::ByPeer,
                 Event::Read(Ok(_)) => last_active = runtime.now(),
@@ -156,6 +172,25 @@ impl<R: Runtime> Connection<R> {
                     }
                     idle.reset(deadline.max(runtime.now() + Duration::from_millis(100)));
                 }
+            }
+        }
+    }
+
+    /// Answers what is under way, in order, as far as it gets.
+    async fn finish(&mut self, patience: Duration) {
+        let mut patience = self.broker.runtime().sleep(patience);
+        loop {
+            if self.send().await.is_err() {
+                return;
+            }
+            let answer = tokio::select! {
+                biased;
+                answer = self.in_flight.next() => answer,
+                () = &mut patience => None,
+            };
+            match answer {
+                Some(response) => self.push(response),
+                None => return,
             }
         }
     }
@@ -200,7 +235,7 @@ impl<R: Runtime> Connection<R> {
     }
 
     /// Sends what was gathered.
-    async fn send(&mut self) -> io::Result<()> {
+    async fn send(&mut self) -> Result<(), Ended> {
         if self.out.is_empty() {
             return Ok(());
         }
@@ -212,20 +247,49 @@ impl<R: Runtime> Connection<R> {
                 Part::Slice { file, position, len } if len <= INLINE_SLICE_BYTES => {
                     let bytes = file.read_at(position, len as usize).await?;
                     if bytes.len() as u64 != len {
-                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a segment ended before a fetched range"));
+                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a segment ended before a fetched range").into());
                     }
                     gathered.push(bytes);
                 }
                 Part::Slice { file, position, len } => {
                     let head = gathered.pop().unwrap_or_default();
                     if !gathered.is_empty() {
-                        write_all_parts(&mut self.write, std::mem::take(&mut gathered)).await?;
+                        in_time(self.broker.runtime(), self.idle, &mut self.stop, write_all_parts(&mut self.write, std::mem::take(&mut gathered))).await?;
                     }
-                    self.write.send_file(head, &file, position, len).await?;
+                    in_time(self.broker.runtime(), self.idle, &mut self.stop, self.write.send_file(head, &file, position, len)).await?;
                 }
             }
         }
-        if gathered.is_empty() { Ok(()) } else { write_all_parts(&mut self.write, gathered).await }
+        if gathered.is_empty() {
+            return Ok(());
+        }
+        in_time(self.broker.runtime(), self.idle, &mut self.stop, write_all_parts(&mut self.write, gathered)).await
+    }
+}
+
+/// Awaits a write, but no longer than `patience`, and not long once the broker stops: a peer that does not read what it asked for would hold
+/// the connection, and what it has of the budget, for ever.
+async fn in_time<R: Runtime>(
+    runtime: &R,
+    patience: Duration,
+    stop: &mut watch::Receiver<bool>,
+    write: impl Future<Output = io::Result<()>>,
+) -> Result<(), Ended> {
+    let mut write = pin!(write);
+    // A peer that reads is served without a timer.
+    if let Poll::Ready(written) = futures_util::poll!(&mut write) {
+        return Ok(written?);
+    }
+    let mut patience = runtime.sleep(patience);
+    let stopped = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+        runtime.sleep(FINISH_AT_SHUTDOWN).await;
+    };
+    tokio::select! {
+        biased;
+        written = write => Ok(written?),
+        () = &mut patience => Err(Ended::Idle),
+        () = stopped => Err(Ended::Shutdown),
     }
 }
 
@@ -233,13 +297,17 @@ impl<R: Runtime> Connection<R> {
 struct Input<R: Runtime> {
     read: <R::Stream as Stream>::Read,
     chunk: Option<Chunk>,
+    /// The beginning of a frame, while its peer sends no more of it: a copy, so that whoever sends a few bytes and waits holds no chunk. What is read
+    /// next follows it in a chunk; empty while there is one.
+    held: Bytes,
     max_frame_bytes: usize,
 }
 
 impl<R: Runtime> Input<R> {
     /// The length that the next frame announces, if its four bytes are there.
     fn announced(&self) -> Result<Option<usize>, Ended> {
-        let Some(length) = self.chunk.as_ref().and_then(|chunk| chunk.buffer.first_chunk::<4>()) else {
+        let begun = self.chunk.as_ref().map_or(&self.held[..], |chunk| &chunk.buffer[..]);
+        let Some(length) = begun.first_chunk::<4>() else {
             return Ok(None);
         };
         let length = i32::from_be_bytes(*length);
@@ -247,6 +315,12 @@ impl<R: Runtime> Input<R> {
             Ok(length) if length <= self.max_frame_bytes => Ok(Some(length)),
             _ => Err(Ended::Protocol(format!("the frame's length is {length}; at most {} (socket.request.max.bytes) are accepted", self.max_frame_bytes))),
         }
+    }
+
+    /// Whether all of the next frame has been read.
+    fn has_frame(&self) -> Result<bool, Ended> {
+        let buffered = self.chunk.as_ref().map_or(0, |chunk| chunk.buffer.len());
+        Ok(self.announced()?.is_some_and(|length| buffered >= 4 + length))
     }
 
     /// Cuts off the next frame, without its length, if all of it has been read.
@@ -266,7 +340,7 @@ impl<R: Runtime> Input<R> {
     }
 
     /// Reads what there is, at least one byte; 0 at the end of the stream. While nothing is there, an input without a partial frame holds no
-    /// chunk. Cancelling it loses nothing.
+    /// chunk. Must not be called while [`Input::has_frame`]. Cancelling it loses nothing.
     async fn fill(&mut self, pool: &super::buffers::ChunkPool) -> Result<usize, Ended> {
         let needed = self.announced()?.map_or(4, |length| 4 + length);
         if self.chunk.as_ref().is_some_and(|chunk| chunk.buffer.is_empty())
@@ -276,10 +350,18 @@ impl<R: Runtime> Input<R> {
         }
         if let Some(chunk) = &mut self.chunk {
             let buffered = chunk.buffer.len();
-            // Room for the rest of the frame, and for more than a sliver of what follows.
-            let wanted = (needed - buffered).max(if chunk.size_bytes() >= 2 * MIN_CHUNK_BYTES { 0 } else { MIN_CHUNK_BYTES / 4 });
+            let missing = needed - buffered;
+            // What is announced need not come. While there is plenty a frame has its room at once; else it is given twice what it has filled.
+            let plenty = pool.has_plenty_for(needed);
+            let wanted = if !plenty {
+                missing.min(MIN_CHUNK_BYTES / 4)
+            } else {
+                // Room for the rest of the frame, and for more than a sliver of what follows.
+                missing.max(if chunk.size_bytes() >= 2 * MIN_CHUNK_BYTES { 0 } else { MIN_CHUNK_BYTES / 4 })
+            };
             if chunk.buffer.capacity() - buffered < wanted && !chunk.buffer.try_reclaim(wanted) {
-                let mut larger = pool.take_larger(needed.max(MIN_CHUNK_BYTES)).await;
+                let size_bytes = if plenty { needed } else { needed.min(2 * buffered) };
+                let mut larger = pool.take_larger(size_bytes.max(MIN_CHUNK_BYTES)).await;
                 larger.buffer.extend_from_slice(&chunk.buffer);
                 pool.give(std::mem::replace(chunk, larger));
             }
@@ -299,11 +381,19 @@ impl<R: Runtime> Input<R> {
                     }
                 }
             };
-            let polled = poll_read_into(Pin::new(&mut self.read), cx, &mut chunk.buffer);
             if chunk.buffer.is_empty() {
-                pool.give(chunk);
-            } else {
+                chunk.buffer.extend_from_slice(&self.held);
+            }
+            let polled = poll_read_into(Pin::new(&mut self.read), cx, &mut chunk.buffer);
+            let buffered = chunk.buffer.len();
+            if matches!(polled, Poll::Ready(Ok(read)) if read > 0) || buffered > HELD_MAX_BYTES || buffered >= needed.max(4) {
+                self.held = Bytes::new();
                 self.chunk = Some(chunk);
+            } else {
+                if self.held.len() != buffered {
+                    self.held = Bytes::copy_from_slice(&chunk.buffer);
+                }
+                pool.give(chunk);
             }
             polled
         })

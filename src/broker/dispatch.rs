@@ -19,6 +19,9 @@ use crate::wire::fetch::Part;
 use crate::wire::frame::{self, RequestHeader};
 use crate::wire::guard;
 
+/// Bodies up to this are copied out of the chunk they were read into, where their request may outlast it.
+const COPIED_BODY_BYTES: usize = 64 * 1024;
+
 /// What becomes of a request.
 pub enum Outcome<R: Runtime> {
     /// Answered.
@@ -42,6 +45,13 @@ pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: B
         // What outlives the request must not pin its frame.
         client_id: header.client_id.as_ref().map(|id| id.as_str().to_owned()),
         peer: peer.clone(),
+    };
+    let body = match header.api.key {
+        // Done with their frame when they are dispatched.
+        ApiKey::Produce | ApiKey::Fetch | ApiKey::ApiVersions => body,
+        // A request that waits for others, minutes perhaps, must not hold a whole chunk for its few bytes.
+        _ if body.len() <= COPIED_BODY_BYTES => Bytes::copy_from_slice(&body),
+        _ => body,
     };
 
     /// Decodes the body as `$request`; one that is not closes the connection.

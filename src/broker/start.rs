@@ -1,25 +1,29 @@
-//! How a broker starts: sockets first, so that a port in use is told before anything is touched; then the data directories with their
-//! locks and recovery; then coordination, the controller and the replicas; connections are accepted last.
+//! How a broker starts: sockets first, so that a port in use is told before anything is touched; then the coordination store, which knows
+//! the topics' settings; then the data directories with their locks and recovery; then the controller and the replicas; connections
+//! are accepted last.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
 use super::buffers::ChunkPool;
 use super::config_rules::Rules;
 use super::fetch_session::FetchSessions;
-use super::topics::KnownTopics;
+use super::topics::{Following, KnownTopics};
 use super::{Broker, Connections};
 use crate::config::broker::BrokerConfig;
 use crate::config::listener::Listener as ListenerConfig;
 use crate::config::topic;
 use crate::controller::image::{BrokerInfo, Endpoint};
-use crate::controller::{Controller, ControllerConfig};
+use crate::controller::{Controller, ControllerConfig, adoption, znodes};
 use crate::coordination::Coordination;
+use crate::coordination::op::{ErrorCode, Failure};
 use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
 use crate::group::state::GroupConfig;
-use crate::log::{LogManager, LogManagerConfig};
+use crate::log::{LogConfig, LogManager, LogManagerConfig};
 use crate::replication::log_config::log_config;
 use crate::replication::manager::ReplicaManager;
 use crate::runtime::{Listener, Runtime};
@@ -58,9 +62,9 @@ impl<R: Runtime> Broker<R> {
     /// [`StartError`], in words that say what to do.
     pub async fn start(runtime: R, config: BrokerConfig, host_name: &str) -> Result<Arc<Self>, StartError> {
         let listeners = bind(&runtime, &config).await?;
-        let ports: Vec<u16> = listeners.iter().map(|(_, listener)| listener.local_addr().port()).collect();
-        let bound: Vec<ListenerConfig> =
-            listeners.iter().map(|(config, listener)| ListenerConfig { port: listener.local_addr().port(), ..config.clone() }).collect();
+        let port = |sockets: &[R::Listener]| sockets.first().map_or(0, |socket| socket.local_addr().port());
+        let ports: Vec<u16> = listeners.iter().map(|(_, sockets)| port(sockets)).collect();
+        let bound: Vec<ListenerConfig> = listeners.iter().map(|(config, sockets)| ListenerConfig { port: port(sockets), ..config.clone() }).collect();
         let info = BrokerInfo {
             id: config.broker_id,
             epoch: -1,
@@ -72,10 +76,24 @@ impl<R: Runtime> Broker<R> {
             rack: config.broker_rack.clone(),
         };
 
-        let logs =
-            LogManager::open(runtime.clone(), log_manager_config(&config), |_| log_config(&config.topic_defaults, config.producer_id_expiration_ms.into()))
-                .await?;
+        // Before anything is written to them.
+        LogManager::check_origins(&runtime, &config.log_dirs).await?;
         let coordination = Coordination::open(runtime.clone(), &config.log_dirs[0].join(crate::coordination::DIR_NAME)).await?;
+        // Recovery must know what a log promised, and retention what a topic is to keep, before the first log is opened.
+        let settings = topic_settings(&coordination).await?;
+        let producer_id_expiration_ms = config.producer_id_expiration_ms.into();
+        let logs = LogManager::open(runtime.clone(), log_manager_config(&config), |topic| match settings.get(topic) {
+            Some(settings) => log_config(&topic::resolve(&config, settings), producer_id_expiration_ms),
+            // Nobody's: nothing of it is deleted.
+            None => LogConfig { retention_ms: -1, retention_bytes: -1, ..log_config(&config.topic_defaults, producer_id_expiration_ms) },
+        })
+        .await?;
+        drop(settings);
+        if let Some(adoption) = logs.adoption() {
+            let segment_bytes = config.offsets_topic_segment_bytes;
+            let created = adoption::register(&runtime, &coordination, config.broker_id, logs.cluster_id(), segment_bytes, adoption).await?;
+            tracing::info!(topics = created.len(), partitions = adoption.partitions.len(), "registered the topics of adopted data directories");
+        }
         let controller = Controller::start(
             runtime.clone(),
             coordination.clone(),
@@ -102,6 +120,8 @@ impl<R: Runtime> Broker<R> {
             fetch_sessions: FetchSessions::new(slots),
             connections: Connections::default(),
             stop: watch::Sender::new(false),
+            following: Following::default(),
+            follower: Mutex::new(None),
             runtime,
             config,
             controller,
@@ -109,10 +129,12 @@ impl<R: Runtime> Broker<R> {
             replicas,
             bound,
         });
-        broker.follow_image().await;
-        for (config, listener) in listeners {
-            let accepting = Arc::clone(&broker).accept(listener, Arc::from(config.name.as_str()));
-            broker.runtime.spawn("accept", accepting);
+        broker.start_following().await;
+        for (config, sockets) in listeners {
+            for socket in sockets {
+                let accepting = Arc::clone(&broker).accept(socket, Arc::from(config.name.as_str()));
+                broker.runtime.spawn("accept", accepting);
+            }
         }
         Ok(broker)
     }
@@ -120,6 +142,26 @@ impl<R: Runtime> Broker<R> {
 
 /// How long a broker that is silent is still taken to live (`zookeeper.session.timeout.ms`).
 const SESSION_TIMEOUT_MS: i32 = 18_000;
+
+/// Every topic's own settings, as the tree has them from the last life.
+async fn topic_settings<R: Runtime>(coordination: &Coordination<R>) -> Result<BTreeMap<Arc<str>, BTreeMap<String, String>>, crate::controller::StartError> {
+    let topics = match coordination.children(znodes::TOPICS).await {
+        Ok((topics, _)) => topics,
+        Err(Failure { code: ErrorCode::NoNode, .. }) => return Ok(BTreeMap::new()),
+        Err(failure) => return Err(failure.into()),
+    };
+    let mut settings = BTreeMap::new();
+    for topic in topics {
+        let path = znodes::topic_config_path(&topic);
+        let own = match coordination.get(&path).await {
+            Ok(view) => znodes::decode_config(&path, &view.data)?,
+            Err(Failure { code: ErrorCode::NoNode, .. }) => BTreeMap::new(),
+            Err(failure) => return Err(failure.into()),
+        };
+        settings.insert(topic, own);
+    }
+    Ok(settings)
+}
 
 fn coordinator_config(config: &BrokerConfig) -> CoordinatorConfig {
     CoordinatorConfig {
@@ -139,47 +181,72 @@ fn coordinator_config(config: &BrokerConfig) -> CoordinatorConfig {
     }
 }
 
+/// A listener with its sockets, which share a port.
+type Bound<R> = (ListenerConfig, Vec<<R as Runtime>::Listener>);
+
+/// How often a port is drawn for a listener on several addresses: the port that one of them gives may be taken at another.
+const PORT_DRAWS: usize = 16;
+
 /// Binds all listeners; a name that means several addresses (`localhost`) is bound at each of them.
-async fn bind<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Result<Vec<(ListenerConfig, R::Listener)>, StartError> {
+async fn bind<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Result<Vec<Bound<R>>, StartError> {
     let mut bound = Vec::new();
     for listener in &config.listeners {
-        let failed = |source: std::io::Error| StartError::Listen { listener: listener.clone(), advice: advice(&source), source };
-        let addresses = addresses(&listener.host, listener.port);
-        let mut port = listener.port;
-        let mut first = true;
-        for mut address in addresses {
-            address.set_port(port);
-            match runtime.listen(address).await {
-                Ok(socket) => {
-                    port = socket.local_addr().port();
-                    bound.push((listener.clone(), socket));
-                    first = false;
-                }
-                // A host without IPv6 still has localhost.
-                Err(error) if !first && error.kind() != std::io::ErrorKind::AddrInUse => {
-                    tracing::debug!(%address, %error, "not bound");
-                }
-                Err(error) => return Err(failed(error)),
+        let mut draws = if listener.port == 0 { PORT_DRAWS } else { 1 };
+        let sockets = loop {
+            draws -= 1;
+            match bind_one(runtime, listener).await {
+                Ok(sockets) => break sockets,
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && draws > 0 => {}
+                Err(source) => return Err(StartError::Listen { listener: listener.clone(), advice: advice(&source, &listener.host), source }),
             }
-        }
+        };
+        bound.push((listener.clone(), sockets));
     }
     Ok(bound)
 }
 
-fn addresses(host: &str, port: u16) -> Vec<SocketAddr> {
-    const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)];
-    match host {
-        "" | "0.0.0.0" => vec![SocketAddr::from(([0, 0, 0, 0], port))],
-        "localhost" => LOCALHOST.iter().map(|ip| SocketAddr::new(*ip, port)).collect(),
-        host => host.parse::<IpAddr>().map(|ip| vec![SocketAddr::new(ip, port)]).unwrap_or_default(),
+async fn bind_one<R: Runtime>(runtime: &R, listener: &ListenerConfig) -> io::Result<Vec<R::Listener>> {
+    let mut sockets: Vec<R::Listener> = Vec::new();
+    let mut failure = None;
+    for mut address in addresses(runtime, listener).await? {
+        if let Some(first) = sockets.first() {
+            address.set_port(first.local_addr().port());
+        }
+        match runtime.listen(address).await {
+            Ok(socket) => sockets.push(socket),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            // A host without IPv6 still has localhost, and a name may have addresses that are not this machine's.
+            Err(error) => {
+                tracing::debug!(%address, %error, "not bound");
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    match failure {
+        Some(error) if sockets.is_empty() => Err(error),
+        _ => Ok(sockets),
     }
 }
 
-fn advice(error: &std::io::Error) -> String {
+async fn addresses<R: Runtime>(runtime: &R, listener: &ListenerConfig) -> io::Result<Vec<SocketAddr>> {
+    const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    match listener.host.as_str() {
+        "" => Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, listener.port))]),
+        // Clients may try either, whatever the hosts file says.
+        "localhost" => Ok(LOCALHOST.iter().map(|ip| SocketAddr::new(*ip, listener.port)).collect()),
+        _ => runtime.resolve(&listener.host_port()).await,
+    }
+}
+
+fn advice(error: &io::Error, host: &str) -> String {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "the port is in use: stop what listens there, or set another port with the key 'listeners'".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: set another port with the key 'listeners'".to_owned(),
-        std::io::ErrorKind::AddrNotAvailable => "this machine does not have that address: correct the key 'listeners'".to_owned(),
+        io::ErrorKind::AddrInUse => "the port is in use: stop what listens there, or set another port with the key 'listeners'".to_owned(),
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: set another port with the key 'listeners'".to_owned(),
+        // Whoever is behind a translated address, a container or a load balancer meets this.
+        _ if !host.is_empty() => format!(
+            "the key 'listeners' names what this machine listens on: one of its own names or addresses, or nothing for all of them \
+             ('PLAINTEXT://:9092'); the name that clients connect to, if '{host}' is one, goes into 'advertised.listeners'"
+        ),
         _ => "correct the key 'listeners'".to_owned(),
     }
 }

@@ -1,9 +1,11 @@
 //! What the broker does when topics change: its replicas and its group coordinator follow the metadata image.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use kafka_protocol::error::ResponseError as Error;
+use tokio::sync::{Notify, watch};
 
 use super::Broker;
 use crate::controller::image::{CONSUMER_OFFSETS_TOPIC, MetadataImage};
@@ -26,24 +28,85 @@ impl<R: Runtime> Topics for KnownTopics<R> {
     }
 }
 
+/// How far the replicas have followed the metadata. One task follows, image after image: two that did it at the same time could apply
+/// the older image last, and delete what the newer one had made; and a request that did it itself could be dropped half-way with its
+/// connection.
+#[derive(Debug)]
+pub struct Following {
+    /// The last ticket that was drawn.
+    drawn: AtomicU64,
+    wake: Notify,
+    /// All tickets up to this one are served.
+    served: watch::Sender<u64>,
+}
+
+impl Default for Following {
+    fn default() -> Self {
+        Self { drawn: AtomicU64::new(0), wake: Notify::new(), served: watch::Sender::new(0) }
+    }
+}
+
 impl<R: Runtime> Broker<R> {
-    /// Makes the replicas and the groups follow the image; when this returns, what the image shows can be used. Errors of single
-    /// partitions are told in the log; the others are served.
+    /// Applies the image of the start, and begins to follow the later ones.
+    pub(super) async fn start_following(self: &Arc<Self>) {
+        let mut images = self.controller.subscribe();
+        let image = images.borrow_and_update().clone();
+        self.apply_image(&image).await;
+        let follower = self.runtime.spawn("follow-metadata", Arc::clone(self).follow_images(images));
+        *self.follower.lock().unwrap_or_else(PoisonError::into_inner) = Some(follower);
+    }
+
+    /// Follows until the controller has stopped and its last image is applied.
+    async fn follow_images(self: Arc<Self>, mut images: watch::Receiver<Arc<MetadataImage>>) {
+        loop {
+            let changed = tokio::select! {
+                biased;
+                changed = images.changed() => changed.is_ok(),
+                () = self.following.wake.notified() => images.has_changed().unwrap_or(true),
+            };
+            // Before the image is looked at: whoever drew a ticket saw an image that is not newer.
+            let ticket = self.following.drawn.load(Ordering::SeqCst);
+            let over = images.has_changed().is_err();
+            if changed {
+                let image = images.borrow_and_update().clone();
+                self.apply_image(&image).await;
+            }
+            self.following.served.send_replace(ticket);
+            if over && !changed {
+                break;
+            }
+        }
+        // Nobody waits for what does not come any more.
+        self.following.served.send_replace(u64::MAX);
+    }
+
+    /// Waits until the replicas and the groups have followed the metadata as it is now: what it shows can be used.
     pub async fn follow_image(&self) {
-        let before: BTreeSet<Arc<str>> = self.replicas.topic_names();
-        let image = self.controller.image();
-        if let Err(error) = self.replicas.apply(&image).await {
+        let ticket = self.following.drawn.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut served = self.following.served.subscribe();
+        self.following.wake.notify_one();
+        let _ = served.wait_for(|served| *served >= ticket).await;
+    }
+
+    /// Errors of single partitions are told in the log; the others are served.
+    async fn apply_image(&self, image: &MetadataImage) {
+        let (deleted, applied) = self.replicas.apply(image).await;
+        if let Err(error) = applied {
             tracing::error!(%error, "some partitions are offline");
         }
-        let deleted: BTreeSet<String> = before.iter().filter(|name| !image.topics.contains_key(*name)).map(ToString::to_string).collect();
-        if !deleted.is_empty() {
-            self.groups.topics_deleted(&deleted);
+        if let Some(partition_count) = deleted.get(CONSUMER_OFFSETS_TOPIC) {
+            for partition in 0..*partition_count {
+                self.groups.unload(partition, None);
+            }
         }
-        self.lead_groups(&image);
+        if !deleted.is_empty() {
+            self.groups.topics_deleted(&deleted.into_keys().map(|name| name.to_string()).collect());
+        }
+        self.lead_groups(image);
     }
 
     /// Loads the partitions of `__consumer_offsets` that this broker leads and has not loaded in their epoch.
-    pub(super) fn lead_groups(&self, image: &MetadataImage) {
+    fn lead_groups(&self, image: &MetadataImage) {
         let Some(topic) = image.topics.get(CONSUMER_OFFSETS_TOPIC) else {
             return;
         };
@@ -86,25 +149,34 @@ impl<R: Runtime> Broker<R> {
         Ok(())
     }
 
-    /// Creates topics that a client asked for by name, as `auto.create.topics.enable` allows. Who could not be created is not in the image after.
-    pub async fn auto_create_topics(&self, names: &[String]) {
+    /// Creates topics that a client asked for by name, as `auto.create.topics.enable` allows. Returns why some could not be created;
+    /// names that cannot be topics are passed over.
+    pub async fn auto_create_topics(&self, names: &[String]) -> BTreeMap<String, Error> {
+        let mut refused = BTreeMap::new();
         let mut topics: BTreeMap<&str, NewTopic> = BTreeMap::new();
         for name in names {
             if name == CONSUMER_OFFSETS_TOPIC {
-                let _ = self.ensure_offsets_topic().await;
+                if let Err(error) = self.ensure_offsets_topic().await {
+                    refused.insert(name.clone(), error.code);
+                }
             } else if check_name(name).is_ok() && may_auto_create(name) {
                 topics.insert(name, NewTopic::named(name));
             }
         }
         if topics.is_empty() {
-            return;
+            return refused;
         }
         for (name, created) in topics.keys().zip(self.controller.create_topics(topics.values().cloned().collect(), false).await) {
             match created {
                 Ok(_) => tracing::info!(topic = name, "created because a client asked for it"),
-                Err(error) => tracing::info!(topic = name, %error, "not created although a client asked for it"),
+                Err(error) if error.code == Error::TopicAlreadyExists => {}
+                Err(error) => {
+                    tracing::info!(topic = name, %error, "not created although a client asked for it");
+                    refused.insert((*name).to_owned(), error.code);
+                }
             }
         }
         self.follow_image().await;
+        refused
     }
 }

@@ -201,13 +201,13 @@ pub fn validate_syntax(key: &str, value: &str) -> Result<(), String> {
         .map_err(|expected| format!("Invalid value {value} for configuration {key}: expected {expected} (type {})", definition.kind.kafka_name()))
 }
 
-/// Checks all of a topic's own values, each and together.
+/// Checks all of a topic's own values, each and together; whether this very topic may be compacted is its caller's to know.
 ///
 /// # Errors
 /// The first that fails, as [`validate`].
 pub fn validate_all(broker: &BrokerConfig, overrides: &BTreeMap<String, String>) -> Result<(), String> {
     for (key, value) in overrides {
-        validate(key, value)?;
+        if key == "cleanup.policy" { validate_syntax(key, value)? } else { validate(key, value)? }
     }
     let config = resolve(broker, overrides);
     if config.min_compaction_lag_ms > config.max_compaction_lag_ms {

@@ -181,6 +181,10 @@ impl Runtime for ManualRuntime {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    async fn resolve(&self, _to: &HostPort) -> io::Result<Vec<SocketAddr>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     async fn connect(&self, _to: &HostPort) -> io::Result<Never> {
         Err(io::ErrorKind::Unsupported.into())
     }

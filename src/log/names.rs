@@ -21,6 +21,9 @@ pub const TEMP_SUFFIX: &str = ".tmp";
 /// A directory about to be removed.
 pub const DELETE_DIR_SUFFIX: &str = "-delete";
 
+/// A directory that belongs to no topic of the cluster, kept.
+pub const STRAY_DIR_SUFFIX: &str = "-stray";
+
 /// Leader epochs and where they start; in a partition's directory.
 pub const LEADER_EPOCH_CHECKPOINT: &str = "leader-epoch-checkpoint";
 /// The topic's id; in a partition's directory.
@@ -52,7 +55,16 @@ pub fn parse_file_name(name: &str, suffix: &str) -> Option<i64> {
 /// The directory name under which a deleted partition waits for its removal: `TOPIC-PARTITION.UUID-delete`, at most 255 bytes as Kafka
 /// cuts it.
 pub fn delete_dir_name(partition: &TopicPartition, id: u128) -> String {
-    let suffix = format!("-{}.{id:032x}{DELETE_DIR_SUFFIX}", partition.partition);
+    dir_name(partition, id, DELETE_DIR_SUFFIX)
+}
+
+/// The directory name under which the log of no topic is kept: `TOPIC-PARTITION.UUID-stray`, cut likewise.
+pub fn stray_dir_name(partition: &TopicPartition, id: u128) -> String {
+    dir_name(partition, id, STRAY_DIR_SUFFIX)
+}
+
+fn dir_name(partition: &TopicPartition, id: u128, suffix: &str) -> String {
+    let suffix = format!("-{}.{id:032x}{suffix}", partition.partition);
     let topic: String = partition.topic.chars().take(255 - suffix.len()).collect();
     topic + &suffix
 }
@@ -94,6 +106,8 @@ mod tests {
         let name = delete_dir_name(&partition, u128::MAX);
         assert!(name.len() <= 255 && is_delete_dir_name(&name));
         assert!(is_delete_dir_name("foo-0.0123456789abcdef0123456789abcdef-delete"));
+        let stray = stray_dir_name(&partition, 7);
+        assert!(stray.len() <= 255 && !is_delete_dir_name(&stray) && TopicPartition::from_dir_name(&stray).is_none());
         for other in ["foo-0", "foo-delete", "foo-0.123-delete", "important.0123456789abcdef0123456789abcdef-delete"] {
             assert!(!is_delete_dir_name(other), "{other}");
         }

@@ -6,11 +6,14 @@ use bytes::Bytes;
 
 use super::Log;
 use super::error::LogError;
-use super::producer_state::varlong;
 use super::scan::Scan;
 use super::segment::{FileOf, HEADER_SCAN_BYTES, Segment};
-use crate::record::batch::{HEADER_BYTES, Header};
+use crate::record::batch::Header;
+use crate::record::records;
 use crate::runtime::Runtime;
+
+/// No batch decompresses to more while timestamps are searched.
+const DECOMPRESSED_MAX_BYTES: usize = 256 << 20;
 
 /// A record's timestamp and place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,7 @@ impl<R: Runtime> Log<R> {
             while let Some(header) = self.next_header(&segment, &mut scan).await? {
                 if header.max_timestamp >= timestamp && header.last_offset() >= log_start_offset {
                     let batch = self.whole_batch(&segment, &mut scan).await?;
-                    if let Some(found) = records(&header, &batch).find(|record| record.0 >= timestamp && record.1 >= log_start_offset) {
+                    if let Some(found) = first_record(&header, &batch, |at, offset| at >= timestamp && offset >= log_start_offset) {
                         return Ok(Some(at(&header, found)));
                     }
                 }
@@ -74,7 +77,7 @@ impl<R: Runtime> Log<R> {
         while let Some(header) = self.next_header(&segment, &mut scan).await? {
             if header.max_timestamp >= timestamp {
                 let batch = self.whole_batch(&segment, &mut scan).await?;
-                return Ok(records(&header, &batch).find(|record| record.0 >= timestamp).map(|found| at(&header, found)));
+                return Ok(first_record(&header, &batch, |at, _| at >= timestamp).map(|found| at(&header, found)));
             }
             scan.skip(&header);
         }
@@ -117,20 +120,17 @@ fn at(header: &Header, (timestamp, offset): (i64, i64)) -> TimestampOffset {
     TimestampOffset { timestamp, offset, leader_epoch: header.partition_leader_epoch }
 }
 
-/// (timestamp, offset) of the records of a batch. Of a compressed batch: its greatest timestamp at its base offset, so that nobody who
-/// reads from there misses a record.
-fn records<'b>(header: &'b Header, batch: &'b [u8]) -> Box<dyn Iterator<Item = (i64, i64)> + Send + 'b> {
-    if header.codec() != 0 || header.is_log_append_time() {
-        return Box::new(std::iter::once((header.max_timestamp, header.base_offset)));
+/// The first record of a batch that is `wanted` by timestamp and offset. A batch that cannot be decoded answers with its base offset, so that
+/// nobody who reads from there misses a record.
+fn first_record(header: &Header, batch: &Bytes, wanted: impl Fn(i64, i64) -> bool) -> Option<(i64, i64)> {
+    let fallback = (header.max_timestamp, header.base_offset);
+    let Ok(records) = records(batch, DECOMPRESSED_MAX_BYTES) else { return Some(fallback) };
+    for record in records {
+        match record {
+            Ok(record) if wanted(record.timestamp, record.offset) => return Some((record.timestamp, record.offset)),
+            Ok(_) => {}
+            Err(_) => return Some(fallback),
+        }
     }
-    let mut rest = batch.get(HEADER_BYTES..).unwrap_or(&[]);
-    Box::new(std::iter::from_fn(move || {
-        let length = usize::try_from(varlong(&mut rest)?).ok()?;
-        let (mut record, after) = rest.split_at_checked(length)?;
-        rest = after;
-        let (_attributes, fields) = record.split_first()?;
-        record = fields;
-        let timestamp = header.base_timestamp.saturating_add(varlong(&mut record)?);
-        Some((timestamp, header.base_offset.saturating_add(varlong(&mut record)?)))
-    }))
+    None
 }

@@ -1,15 +1,15 @@
 //! The partitions that this broker holds, kept equal to the metadata image: logs are opened for what it assigns to this broker
 //! and deleted for topics that it no longer has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use uuid::Uuid;
 
 use crate::config::topic::TopicConfig;
 use crate::controller::image::{MetadataImage, TopicImage};
-use crate::log::LogManager;
 use crate::log::manager::PartitionError;
+use crate::log::{Log, LogConfig, LogManager};
 use crate::replication::log_config::log_config;
 use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
@@ -37,8 +37,6 @@ pub struct ReplicaManager<R: Runtime> {
     logs: LogManager<R>,
     resolve: Box<dyn Fn(&TopicImage) -> TopicConfig + Send + Sync>,
     maps: RwLock<Maps<R>>,
-    /// Held while an image is applied: images are applied one at a time, in order.
-    applying: tokio::sync::Mutex<()>,
 }
 
 impl<R: Runtime> ReplicaManager<R> {
@@ -55,7 +53,6 @@ impl<R: Runtime> ReplicaManager<R> {
             logs,
             resolve: Box::new(resolve),
             maps: RwLock::new(Maps { by_name: BTreeMap::new(), by_id: BTreeMap::new() }),
-            applying: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -79,11 +76,6 @@ impl<R: Runtime> ReplicaManager<R> {
         self.topic(topic)?.partition(partition).cloned()
     }
 
-    /// The names of the topics that have replicas here.
-    pub fn topic_names(&self) -> BTreeSet<Arc<str>> {
-        self.maps.read().unwrap_or_else(PoisonError::into_inner).by_name.keys().cloned().collect()
-    }
-
     /// Stops the logs below in order: flushed, with checkpoints and the mark of a clean shutdown.
     pub async fn shutdown(&self) {
         self.logs.shutdown().await;
@@ -96,17 +88,18 @@ impl<R: Runtime> ReplicaManager<R> {
     }
 
     /// Makes the replicas equal to what `image` says: opens new ones, deletes those of deleted topics, applies leader epochs and
-    /// configurations. Returns when all of it is done.
+    /// configurations. Returns when all of it is done, with the topics that were deleted and how many partitions they had. Images must be
+    /// applied in their order, and never dropped half-way: a topic that an image does not show is deleted.
     ///
-    /// # Errors
-    /// The first log that could not be opened; all others are applied.
-    pub async fn apply(&self, image: &MetadataImage) -> Result<(), PartitionError> {
-        let _one_at_a_time = self.applying.lock().await;
+    /// The result is the error of the first log that could not be opened or deleted; all others are applied.
+    pub async fn apply(&self, image: &MetadataImage) -> (BTreeMap<Arc<str>, i32>, Result<(), PartitionError>) {
+        let mut deleted = BTreeMap::new();
         let mut failed = None;
         let before: BTreeMap<Arc<str>, Arc<TopicReplicas<R>>> = self.maps.read().unwrap_or_else(PoisonError::into_inner).by_name.clone();
         for (name, replicas) in &before {
             let lives_on = image.topics.get(name).is_some_and(|topic| topic.id == replicas.image.id);
             if !lives_on {
+                deleted.insert(Arc::clone(name), replicas.image.partition_count());
                 {
                     let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
                     maps.by_name.remove(name);
@@ -115,6 +108,7 @@ impl<R: Runtime> ReplicaManager<R> {
                 for partition in replicas.partitions.iter().flatten() {
                     partition.mark_deleted();
                     if let Err(error) = self.logs.delete(partition.id()).await {
+                        tracing::error!(partition = %partition.id(), %error, "the partition of a deleted topic could not be deleted");
                         failed.get_or_insert(PartitionError::Log(error));
                     }
                 }
@@ -140,16 +134,7 @@ impl<R: Runtime> ReplicaManager<R> {
                     continue;
                 }
                 let id = TopicPartition::new(Arc::clone(name), number as i32);
-                let mut opened = self.logs.get_or_create(&id, topic.id, config.clone()).await;
-                if let Err(PartitionError::InconsistentTopicId { found, .. }) = &opened {
-                    // A topic of the same name, deleted before its logs could be: topic ids are never used again.
-                    tracing::warn!(partition = %id, topic_id = %found, "deletes what an earlier topic of this name left");
-                    opened = match self.logs.delete(&id).await {
-                        Ok(_) => self.logs.get_or_create(&id, topic.id, config.clone()).await,
-                        Err(error) => Err(PartitionError::Log(error)),
-                    };
-                }
-                match opened {
+                match self.open(&id, topic.id, &config).await {
                     Ok(log) => partitions.push(Some(Partition::new(id, topic.id, log, assigned.leader_epoch))),
                     Err(error) => {
                         tracing::error!(partition = %id, %error, "the partition is offline");
@@ -163,7 +148,20 @@ impl<R: Runtime> ReplicaManager<R> {
             maps.by_id.insert(topic.id, Arc::clone(&replicas));
             maps.by_name.insert(Arc::clone(name), replicas);
         }
-        failed.map_or(Ok(()), Err)
+        (deleted, failed.map_or(Ok(()), Err))
+    }
+
+    async fn open(&self, id: &TopicPartition, topic_id: Uuid, config: &LogConfig) -> Result<Log<R>, PartitionError> {
+        match self.logs.get_or_create(id, topic_id, config.clone()).await {
+            Err(PartitionError::InconsistentTopicId { found, .. }) => {
+                // A topic of this name was deleted, and a crash came between the word of the metadata and the deed of the disk; then it was
+                // created anew. What is on disk is nobody's. It is kept all the same: a person may know better.
+                let aside = self.logs.set_aside(id).await?;
+                tracing::warn!(partition = %id, topic_id = %found, to = ?aside, "moved aside the log of a deleted topic of the same name");
+                self.logs.get_or_create(id, topic_id, config.clone()).await
+            }
+            opened => opened,
+        }
     }
 }
 

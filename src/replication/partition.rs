@@ -134,25 +134,31 @@ impl<R: Runtime> Partition<R> {
         self.log.read(from_offset, max_bytes, self.high_watermark(), min_one_batch).await
     }
 
-    /// Waits until everything before `end_offset` is committed, or the partition is deleted.
+    /// Waits until everything before `end_offset` is committed, or the partition is deleted. May be dropped.
     ///
     /// # Errors
     /// [`PartitionError::Deleted`].
     pub async fn committed(&self, end_offset: i64) -> Result<(), PartitionError> {
-        let waiter = Waiter::new();
+        struct Registered<'a, R: Runtime>(&'a Partition<R>, Arc<Waiter>);
+        impl<R: Runtime> Drop for Registered<'_, R> {
+            fn drop(&mut self) {
+                self.0.forget(&self.1);
+            }
+        }
+        let reached = || self.high_watermark() >= end_offset;
+        if reached() && !self.is_deleted() {
+            return Ok(());
+        }
+        let registered = Registered(self, Waiter::new());
         loop {
+            self.wake_at(end_offset, &registered.1);
             if self.is_deleted() {
                 return Err(PartitionError::Deleted);
             }
-            if self.high_watermark() >= end_offset {
+            if reached() {
                 return Ok(());
             }
-            self.wake_at(end_offset, &waiter);
-            if self.high_watermark() >= end_offset || self.is_deleted() {
-                self.forget(&waiter);
-                continue;
-            }
-            waiter.woken().await;
+            registered.1.woken().await;
         }
     }
 
@@ -164,6 +170,11 @@ impl<R: Runtime> Partition<R> {
     /// Forgets `waiter`.
     pub fn forget(&self, waiter: &Arc<Waiter>) {
         self.waiting.forget(waiter);
+    }
+
+    /// Wakes all who wait for the high watermark: something else than it has changed for them.
+    pub fn wake_waiting(&self) {
+        self.waiting.wake_all();
     }
 
     /// Applies a changed configuration.

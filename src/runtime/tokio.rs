@@ -175,16 +175,24 @@ impl Runtime for TokioRuntime {
         listen().map_err(|e| network_error(format!("cannot listen on {at}"), e))
     }
 
-    async fn connect(&self, to: &HostPort) -> io::Result<TokioStream> {
-        let addresses: SmallVec<[SocketAddr; 4]> = match to.host.parse::<IpAddr>() {
-            Ok(ip) => [SocketAddr::new(ip, to.port)].into_iter().collect(),
-            Err(_) => {
-                let found = ::tokio::net::lookup_host((to.host.as_str(), to.port)).await;
-                found.map_err(|e| network_error(format!("cannot resolve '{}'", to.host), e))?.collect()
+    async fn resolve(&self, to: &HostPort) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = to.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, to.port)]);
+        }
+        let found = ::tokio::net::lookup_host((to.host.as_str(), to.port)).await.map_err(|e| network_error(format!("cannot resolve '{}'", to.host), e))?;
+        let mut addresses = Vec::new();
+        for address in found {
+            // A name may be in the hosts file more than once.
+            if !addresses.contains(&address) {
+                addresses.push(address);
             }
-        };
+        }
+        if addresses.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, format!("'{}' has no address", to.host))) } else { Ok(addresses) }
+    }
+
+    async fn connect(&self, to: &HostPort) -> io::Result<TokioStream> {
         let mut failure = io::Error::new(io::ErrorKind::NotFound, format!("'{}' has no address", to.host));
-        for address in addresses {
+        for address in self.resolve(to).await? {
             match connect_to(address).await {
                 Ok(stream) => return Ok(stream),
                 Err(e) => failure = network_error(format!("cannot connect to {to} ({address})"), e),

@@ -135,7 +135,7 @@ func offsets() {
 	max := get(admin.ListMaxTimestampOffsets(within(), name))[name][1]
 	must(max.Err)
 	same(int64(49), max.Offset, "offset of the largest timestamp")
-	same(int64(baseTimestamp+99), max.Timestamp, "largest timestamp")
+	same(baseTimestamp+99, max.Timestamp, "largest timestamp")
 }
 
 func leaderEpochs() {

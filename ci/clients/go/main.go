@@ -23,10 +23,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-const (
-	limit         = 30 * time.Second
-	baseTimestamp = 1_700_000_000_000
-)
+const limit = 30 * time.Second
+
+// Yesterday: retention by time must not delete what a case has just written.
+var baseTimestamp = time.Now().UnixMilli() - 86_400_000
 
 var (
 	bootstrap, prefix string

@@ -19,7 +19,8 @@ from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, 
 BOOTSTRAP, PREFIX, ONLY = sys.argv[1], sys.argv[2], re.compile(sys.argv[3] if len(sys.argv) > 3 else "")
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 LIMIT_S = 30
-BASE_TIMESTAMP = 1_700_000_000_000
+# Yesterday: retention by time must not delete what a case has just written.
+BASE_TIMESTAMP = int(time.time() * 1000) - 86_400_000
 failed = 0
 # A refused connection or a dead broker must show in the case that meets it, not as noise.
 QUIET = {"log_level": 2}

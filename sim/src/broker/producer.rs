@@ -67,7 +67,17 @@ struct Producer<R: Runtime> {
 
 /// Produces until the run's safety phase ends, and then until every batch has an outcome.
 pub async fn run<R: Runtime>(link: Link<R>, id: u32, habit: Habit) {
-    let mut producer = Producer { link, id, habit, producer_id: -1, next_number: 0, next_sequence: BTreeMap::new(), in_flight: VecDeque::new(), known_at: BTreeSet::new(), begins_anew: false };
+    let mut producer = Producer {
+        link,
+        id,
+        habit,
+        producer_id: -1,
+        next_number: 0,
+        next_sequence: BTreeMap::new(),
+        in_flight: VecDeque::new(),
+        known_at: BTreeSet::new(),
+        begins_anew: false,
+    };
     if producer.habit.idempotent && !producer.init().await {
         return;
     }
@@ -120,7 +130,11 @@ fn produce_request(place: &Place, records: Bytes, acks: i16) -> ProduceRequest {
 impl<R: Runtime> Producer<R> {
     async fn init(&mut self) -> bool {
         loop {
-            let request = InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(1000).with_producer_id(ProducerId(-1)).with_producer_epoch(-1);
+            let request = InitProducerIdRequest::default()
+                .with_transactional_id(None)
+                .with_transaction_timeout_ms(1000)
+                .with_producer_id(ProducerId(-1))
+                .with_producer_epoch(-1);
             match self.link.call(4, &request, Duration::from_secs(5)).await {
                 Ok(response) if response.error_code == 0 => {
                     self.producer_id = response.producer_id.0;
@@ -259,7 +273,13 @@ impl<R: Runtime> Producer<R> {
                 return false;
             }
             Some(
-                Error::MessageTooLarge | Error::RecordListTooLarge | Error::InvalidRecord | Error::CorruptMessage | Error::InvalidTimestamp | Error::InvalidTopicException | Error::InvalidRequiredAcks,
+                Error::MessageTooLarge
+                | Error::RecordListTooLarge
+                | Error::InvalidRecord
+                | Error::CorruptMessage
+                | Error::InvalidTimestamp
+                | Error::InvalidTopicException
+                | Error::InvalidRequiredAcks,
             ) => {
                 // What follows an idempotent producer's refused batch has sequences that can never be next.
                 self.begins_anew = self.habit.idempotent;

@@ -156,7 +156,8 @@ fn flush_ms_bounds_the_time_in_memory() {
 #[test]
 fn many_dirty_partitions_share_a_sync() {
     world::run(|world| async move {
-        let manager = start(&world).await;
+        let sharing = LogManagerConfig { flush: FlushPolicy { flushers: 4, sync_filesystem_above: 32 }, ..config() };
+        let manager = LogManager::open(world.clone(), sharing, |_| small()).await.unwrap();
         let mut logs = Vec::new();
         for number in 0..100 {
             logs.push(manager.get_or_create(&TopicPartition::new("t", number), Uuid::from_u128(1), small()).await.unwrap());

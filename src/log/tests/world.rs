@@ -93,6 +93,10 @@ impl Runtime for World {
     async fn listen(&self, _: SocketAddr) -> io::Result<Never> {
         unreachable!()
     }
+    async fn resolve(&self, _: &HostPort) -> io::Result<Vec<SocketAddr>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     async fn connect(&self, _: &HostPort) -> io::Result<Never> {
         unreachable!()
     }
