@@ -9,7 +9,7 @@ use bytes::Bytes;
 use kafka_protocol::ResponseError as Error;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
-use kafka_protocol::messages::{GroupId, InitProducerIdRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceResponse, ProducerId};
+use kafka_protocol::messages::{FindCoordinatorRequest, GroupId, InitProducerIdRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceResponse, ProducerId};
 use kafka_protocol::protocol::StrBytes;
 use ottla::client::connection::Answer;
 use ottla::record::{BatchBuilder, Codec};
@@ -171,7 +171,7 @@ impl Producer {
             *sequence = ottla::record::batch::add_sequence(*sequence, count as i32);
         }
         for value in &values {
-            builder.push(1_700_000_000_000 + i64::from(value.number), None, Some(&value.encode(600)), &[]);
+            builder.push(1_700_000_000_000 + i64::from(value.number), None, Some(&value.encode(4_000)), &[]);
         }
         let ticket = self.link.shared.history().send(place.clone(), values, self.idempotent);
         self.in_flight.push_back(Batch { ticket, place, bytes: builder.build(), sent_count: 0 });
@@ -256,6 +256,16 @@ impl Producer {
 
 /// Commits offsets of a group, one after the other, and asks for them in between.
 async fn commit(mut link: Link, place: Place) {
+    // The topic that holds the offsets is made when somebody first asks who coordinates.
+    let find = FindCoordinatorRequest::default().with_key(StrBytes::from_static_str(GROUP));
+    loop {
+        let connection = link.connection().await;
+        match connection.call_at(2, &find, REQUEST).await {
+            Ok(response) if response.error_code == 0 => break,
+            Ok(_) => link.back_off().await,
+            Err(_) => link.disconnect(),
+        }
+    }
     let mut offset = 0;
     while link.shared.begins() {
         let connection = link.connection().await;
@@ -378,11 +388,11 @@ fn killed_again_and_again_under_load_it_keeps_what_it_acknowledged() {
     // Small segments and checkpoints of offsets in quick succession: kills come within rolls and checkpoints too.
     let launch = Launch::new(home.path())
         .port(port)
-        .option("log.segment.bytes", 300_000)
+        .option("log.segment.bytes", 1 << 20)
         .option("log.flush.offset.checkpoint.interval.ms", 50)
         .option("replica.high.watermark.checkpoint.interval.ms", 50)
         .option("offsets.topic.num.partitions", 2)
-        .option("offsets.topic.segment.bytes", 100_000);
+        .option("offsets.topic.segment.bytes", 1 << 20);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut broker = launch.start();
     for (topic, partitions) in TOPICS {
@@ -444,7 +454,8 @@ fn killed_again_and_again_under_load_it_keeps_what_it_acknowledged() {
             let records = traffic::read_all(&connection, &place.0, place.1).await;
             let records = records.into_iter().map(|(offset, value)| (offset, ValueId::decode(&value))).collect();
             logs.insert(place.clone(), FinalLog { start_offset, end_offset, readable_end_offset: end_offset, records });
-            fetch_committed(&mut link, &place, true).await;
+            let answered = tokio::time::timeout(PATIENCE, fetch_committed(&mut link, &place, true)).await;
+            answered.expect("the group's offsets are served");
         }
     });
     broker.stop();

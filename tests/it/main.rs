@@ -11,6 +11,7 @@ mod checker;
 mod process;
 mod traffic;
 
+mod adopt;
 mod disk_full;
 mod hostile;
 mod kill;

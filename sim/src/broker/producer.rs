@@ -67,12 +67,17 @@ struct Producer<R: Runtime> {
 
 /// Produces until the run's safety phase ends, and then until every batch has an outcome.
 pub async fn run<R: Runtime>(link: Link<R>, id: u32, habit: Habit) {
-<<<<<<< HEAD
-    let mut producer = Producer { link, id, habit, producer_id: -1, next_number: 0, next_sequence: BTreeMap::new(), in_flight: VecDeque::new(), known_at: BTreeSet::new(), begins_anew: false };
-=======
-    let mut producer =
-        Producer { link, id, habit, producer_id: -1, next_number: 0, next_sequence: BTreeMap::new(), in_flight: VecDeque::new(), begins_anew: false };
->>>>>>> proc
+    let mut producer = Producer {
+        link,
+        id,
+        habit,
+        producer_id: -1,
+        next_number: 0,
+        next_sequence: BTreeMap::new(),
+        in_flight: VecDeque::new(),
+        known_at: BTreeSet::new(),
+        begins_anew: false,
+    };
     if producer.habit.idempotent && !producer.init().await {
         return;
     }
