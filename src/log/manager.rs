@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::checkpoint::{read_offsets, read_small_file, replace_file};
 use super::config::LogConfig;
-use super::dir::{CheckpointKind, DirFailures, LogDir};
+use super::dir::{CheckpointKind, DirFailures, LogDir, OPEN_SEGMENTS_MAX};
 use super::error::LogError;
 use super::flush::{FlushPolicy, spawn_flushers};
 use super::meta_properties::{MetaProperties, MetaPropertiesError};
@@ -214,7 +214,7 @@ impl<R: Runtime> LogManager<R> {
         let mut opened: Vec<Opened<R>> = Vec::new();
         let mut last_error = None;
         for path in &config.dirs {
-            let dir = LogDir::new(rt.clone(), path.clone(), failures.clone());
+            let dir = LogDir::new(rt.clone(), path.clone(), failures.clone(), OPEN_SEGMENTS_MAX);
             match open_dir(&dir, &config).await? {
                 Ok(dir) => opened.push(dir),
                 Err(source) => {
@@ -594,10 +594,10 @@ async fn open_dir<R: Runtime>(dir: &Arc<LogDir<R>>, config: &LogManagerConfig) -
         if let Some(found) = meta.broker_id.filter(|found| *found != config.broker_id) {
             return Err(foreign("broker.id", found.to_string(), config.broker_id.to_string()));
         }
-        if let (Some(found), Some(expected)) = (&meta.cluster_id, &config.cluster_id) {
-            if found != expected {
-                return Err(foreign("cluster.id", found.clone(), expected.clone()));
-            }
+        if let (Some(found), Some(expected)) = (&meta.cluster_id, &config.cluster_id)
+            && found != expected
+        {
+            return Err(foreign("cluster.id", found.clone(), expected.clone()));
         }
     }
     Ok(read_dir(dir, config, lock, meta).await)

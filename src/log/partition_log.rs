@@ -54,6 +54,9 @@ impl<R: Runtime> WeakLog<R> {
     }
 }
 
+/// A segment and its open half.
+type Active<R> = (Arc<Segment<R>>, Arc<OpenSegment<R>>);
+
 /// What all clones share.
 pub(super) struct Inner<R: Runtime> {
     pub rt: R,
@@ -85,7 +88,7 @@ pub(super) struct Inner<R: Runtime> {
     /// Segments that were rolled and not synced since, oldest first.
     pub unsynced: Mutex<Vec<Arc<Segment<R>>>>,
     /// The active segment's open half, for the flusher.
-    pub active: RwLock<(Arc<Segment<R>>, Arc<OpenSegment<R>>)>,
+    pub active: RwLock<Active<R>>,
     /// Whether files were made in the partition's directory that no sync of it covers yet.
     pub new_names: AtomicBool,
     /// When the oldest record that is not durable was written, for `flush.ms`.
@@ -402,7 +405,9 @@ impl<R: Runtime> Log<R> {
         let target = self.log_end_offset();
         let mut watch = self.inner.durable_end.subscribe();
         self.check_online()?;
-        self.mark_dirty();
+        if *watch.borrow() < target {
+            self.mark_dirty();
+        }
         loop {
             let durable = *watch.borrow_and_update();
             if durable >= target {
