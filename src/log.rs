@@ -10,11 +10,13 @@
 //! | deleting from the start, cutting the end | [`retention`], `truncate` |
 //! | a log's shared state and its locks | `partition_log` |
 //! | all partitions of all directories | [`manager`] |
-//! | formats, pure | [`index`], [`time_index`], [`epoch_cache`], [`producer_state`], [`producer_snapshot`], [`checkpoint`], [`partition_metadata`], [`meta_properties`] |
+//! | formats, pure | [`index`], [`time_index`], [`epoch_cache`], [`producer_state`], [`producer_snapshot`], [`checkpoint`], [`partition_metadata`], [`meta_properties`], [`txn_index`] |
+//! | directories that Kafka wrote | [`adoption`] |
 //!
 //! The promise: a record below [`Log::durable_end_offset`] survives any crash, and nothing is published as durable that is not. What is
 //! above it may be lost, wholly or from some batch on, never in between.
 
+pub mod adoption;
 mod append;
 mod boundaries;
 pub mod checkpoint;
@@ -40,6 +42,7 @@ mod segment;
 pub mod time_index;
 mod timestamps;
 mod truncate;
+pub mod txn_index;
 
 pub use append::{AppendInfo, BatchToAppend};
 pub use config::{LogConfig, TimestampType};

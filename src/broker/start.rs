@@ -18,7 +18,7 @@ use crate::config::broker::BrokerConfig;
 use crate::config::listener::Listener as ListenerConfig;
 use crate::config::topic;
 use crate::controller::image::{BrokerInfo, Endpoint};
-use crate::controller::{Controller, ControllerConfig, znodes};
+use crate::controller::{Controller, ControllerConfig, adoption, znodes};
 use crate::coordination::Coordination;
 use crate::coordination::op::{ErrorCode, Failure};
 use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
@@ -76,6 +76,8 @@ impl<R: Runtime> Broker<R> {
             rack: config.broker_rack.clone(),
         };
 
+        // Before anything is written to them.
+        LogManager::check_origins(&runtime, &config.log_dirs).await?;
         let coordination = Coordination::open(runtime.clone(), &config.log_dirs[0].join(crate::coordination::DIR_NAME)).await?;
         // Recovery must know what a log promised, and retention what a topic is to keep, before the first log is opened.
         let settings = topic_settings(&coordination).await?;
@@ -87,6 +89,11 @@ impl<R: Runtime> Broker<R> {
         })
         .await?;
         drop(settings);
+        if let Some(adoption) = logs.adoption() {
+            let segment_bytes = config.offsets_topic_segment_bytes;
+            let created = adoption::register(&runtime, &coordination, config.broker_id, logs.cluster_id(), segment_bytes, adoption).await?;
+            tracing::info!(topics = created.len(), partitions = adoption.partitions.len(), "registered the topics of adopted data directories");
+        }
         let controller = Controller::start(
             runtime.clone(),
             coordination.clone(),

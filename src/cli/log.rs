@@ -17,7 +17,11 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Check every batch, index, snapshot and checkpoint of data directories or partitions.
     Verify(Verify),
-    /// Check a data directory that Kafka 3.9 or 4 wrote, say what is in it, and mark it for Ottla to open.
+    /// Take over the data directories of a Kafka broker: check them, say what is in them, and mark them for Ottla to open.
+    ///
+    /// Stop Kafka first, and keep a copy: once Ottla has written to a directory, Kafka does not get it back. All records stay, with their
+    /// offsets, the topics with their ids, and the offsets of consumer groups. Settings of topics are not in the directories: each topic is
+    /// kept for ever until you set its retention again.
     Adopt(Adopt),
 }
 
@@ -45,6 +49,9 @@ pub(crate) struct Adopt {
     /// All data directories (log.dirs) of the broker: partitions are spread over them.
     #[arg(required = true)]
     dirs: Vec<PathBuf>,
+    /// Adopt topics of which partitions are missing here, too: those are made anew, empty.
+    #[arg(long)]
+    partial: bool,
     /// Check and say what was found, and change nothing.
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -55,7 +62,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         match command {
             Command::Dump(args) => dump::run(&runtime, &args.path, args.records).await,
             Command::Verify(args) => verify::run(&runtime, &args.dirs, args.deep).await,
-            Command::Adopt(args) => adopt::run(&runtime, &args.dirs, args.dry_run).await,
+            Command::Adopt(args) => adopt::run(&runtime, &args.dirs, args.partial, args.dry_run).await,
         }
     })
 }

@@ -14,9 +14,11 @@
 //! | `topics`, `configs` | what requests must fulfil, in Kafka's words |
 //! | `placement` | where replicas go, who leads |
 //! | `znodes` | Kafka's paths and JSON |
+//! | `adoption` | topics of data directories that Kafka wrote |
 //! | `start` | registration, election, what is finished at start |
 //! | `changes` | the task that writes |
 
+pub mod adoption;
 mod changes;
 pub mod configs;
 pub mod image;
@@ -93,6 +95,19 @@ pub enum StartError {
     MetadataLost {
         /// In the log directories.
         expected: String,
+    },
+    /// A topic in adopted directories is not the one that is registered.
+    #[error(
+        "the adopted data directories hold the topic '{topic}' {found}, and the topic of that name that is registered has {registered}; move the partitions of \
+         one of the two away"
+    )]
+    AdoptedTopic {
+        /// Its name.
+        topic: String,
+        /// What the directories say.
+        found: String,
+        /// What the tree says.
+        registered: String,
     },
     /// Another broker holds a znode that this one needs.
     #[error("'{path}' is held by another broker ({holder}); stop that one, or give this broker another 'broker.id'")]

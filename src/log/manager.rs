@@ -14,6 +14,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
+use super::adoption::{ADOPTED_KEY, ADOPTED_OFFSETS, Adoption, FORMAT, FORMAT_KEY, check_origin, is_pending};
 use super::checkpoint::{read_offsets, read_small_file, replace_file};
 use super::config::LogConfig;
 use super::dir::{CheckpointKind, DirFailures, LogDir, OPEN_SEGMENTS_MAX};
@@ -26,10 +27,6 @@ use super::{Log, partition_metadata};
 use crate::runtime::{Disk, Runtime, Task};
 use crate::topic_partition::TopicPartition;
 
-/// Key of `meta.properties` that says that producer snapshots of the directory are ours (see [`recovery`](super::recovery)).
-const FORMAT_KEY: &str = "ottla.log.format";
-/// Its value.
-const FORMAT: &str = "1";
 /// Directories of other parts of the broker have names that begin so.
 const OWN_DIR_PREFIX: &str = "__ottla_";
 /// Recovery that read more than this is followed by a checkpoint, so that a crash soon after does not read it all again.
@@ -95,6 +92,28 @@ pub enum OpenError {
         found: String,
         /// What the configuration says.
         expected: String,
+    },
+    /// Kafka wrote it, and nobody has adopted it.
+    #[error(
+        "the data directory {0} was written by Apache Kafka, and nothing in it was touched. To use it with Ottla: stop Kafka, keep a copy, and run \
+         'ottla log adopt {0}'; else choose another directory (log.dirs)",
+        dir.display()
+    )]
+    NotAdopted {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// It holds partitions and no `meta.properties`.
+    #[error(
+        "the data directory {} holds the partition {partition} but no {META_PROPERTIES}, which says whose it is; nothing in it was touched. Restore that file, or \
+         choose another directory (log.dirs)",
+        dir.display()
+    )]
+    NoOwner {
+        /// The directory.
+        dir: PathBuf,
+        /// A partition in it.
+        partition: TopicPartition,
     },
     /// `meta.properties` cannot be read.
     #[error("{}: {source}", path.display())]
@@ -180,6 +199,7 @@ struct Inner<R: Runtime> {
     offline: Mutex<BTreeMap<TopicPartition, Arc<str>>>,
     reports: BTreeMap<TopicPartition, RecoveryReport>,
     high_watermarks: Mutex<BTreeMap<TopicPartition, i64>>,
+    adoption: Option<Adoption>,
     meta: Vec<MetaProperties>,
     /// Makes creations and deletions take turns.
     changes: tokio::sync::Mutex<()>,
@@ -194,7 +214,10 @@ struct Opened<R: Runtime> {
     dir: Arc<LogDir<R>>,
     lock: <R::Disk as Disk>::Lock,
     meta: MetaProperties,
-    trust_snapshots: bool,
+    /// Adopted, and not started on before.
+    pending: bool,
+    /// Where the adopted part of each partition ends.
+    adopted_offsets: BTreeMap<TopicPartition, i64>,
     /// Recovery points, high watermarks, log start offsets.
     offsets: [BTreeMap<TopicPartition, i64>; 3],
     partitions: Vec<TopicPartition>,
@@ -205,7 +228,7 @@ impl<R: Runtime> LogManager<R> {
     /// configuration. Partitions that cannot be opened are in [`LogManager::offline`]; a directory that fails is left out if another works.
     ///
     /// # Errors
-    /// If a directory is another's, or none works.
+    /// If a directory is another's, or none works. A directory of Kafka's that was not adopted is not touched.
     pub async fn open(rt: R, config: LogManagerConfig, topics: impl Fn(&str) -> LogConfig) -> Result<Self, OpenError> {
         if config.dirs.is_empty() {
             return Err(OpenError::NoneConfigured);
@@ -213,6 +236,7 @@ impl<R: Runtime> LogManager<R> {
         let failures = DirFailures::new(config.dirs.len(), true);
         let mut opened: Vec<Opened<R>> = Vec::new();
         let mut last_error = None;
+        Self::check_origins(&rt, &config.dirs).await?;
         for path in &config.dirs {
             let dir = LogDir::new(rt.clone(), path.clone(), failures.clone(), OPEN_SEGMENTS_MAX);
             match open_dir(&dir, &config).await? {
@@ -245,14 +269,14 @@ impl<R: Runtime> LogManager<R> {
             }
             high_watermarks.extend(opened.offsets[CheckpointKind::HighWatermark as usize].clone());
         }
-        for opened in &opened {
-            if !opened.trust_snapshots {
-                // From here on every snapshot in it is ours, or was used within its meaning.
-                let mut meta = opened.meta.clone();
-                meta.other.insert(FORMAT_KEY.to_owned(), FORMAT.to_owned());
-                let path = opened.dir.path.join(META_PROPERTIES);
-                let result = replace_file(&rt, &opened.dir.path, META_PROPERTIES, text_bytes(meta.encode())).await;
-                let _ = opened.dir.check("write", &path, result).await;
+        let mut adoption: Option<Adoption> = None;
+        for opened in opened.iter().filter(|opened| opened.pending) {
+            let adoption = adoption.get_or_insert_with(Adoption::new);
+            adoption.note_meta(&opened.meta);
+            for partition in &opened.partitions {
+                let path = opened.dir.path.join(partition.to_string());
+                let topic_id = read_topic_id(&rt, &path).await.unwrap_or(Uuid::nil());
+                adoption.note(&rt, partition, &path, topic_id, logs.get(partition)).await;
             }
         }
         let mut inner = Inner {
@@ -264,6 +288,7 @@ impl<R: Runtime> LogManager<R> {
             offline: Mutex::new(offline),
             reports,
             high_watermarks: Mutex::new(high_watermarks),
+            adoption,
             meta: Vec::new(),
             changes: tokio::sync::Mutex::new(()),
             stop: watch::Sender::new(false),
@@ -280,6 +305,17 @@ impl<R: Runtime> LogManager<R> {
         let manager = Self { inner: Arc::new(inner) };
         manager.start_background();
         Ok(manager)
+    }
+
+    /// Refuses directories that Kafka wrote and nobody has adopted. Touches nothing: for before anything is written to the first of them.
+    ///
+    /// # Errors
+    /// [`OpenError::NotAdopted`] and others that end the start. A disk that does not answer is no error here.
+    pub async fn check_origins(rt: &R, dirs: &[PathBuf]) -> Result<(), OpenError> {
+        for dir in dirs {
+            let _ = check_origin(rt, dir).await?;
+        }
+        Ok(())
     }
 
     /// One partition; `None` if it does not exist or is offline.
@@ -317,14 +353,22 @@ impl<R: Runtime> LogManager<R> {
         self.inner.meta.iter().filter_map(|meta| meta.directory_id).collect()
     }
 
-    /// Writes the cluster's id to directories that have none yet.
+    /// What directories hold that Kafka wrote and this is the first start on; the topics are to be registered before
+    /// [`LogManager::set_cluster_id`].
+    pub fn adoption(&self) -> Option<&Adoption> {
+        self.inner.adoption.as_ref()
+    }
+
+    /// Writes the cluster's id to directories that have none yet, and ends the adoption of those that were adopted: their topics are
+    /// registered, and from here on every producer snapshot in them is ours, or was used within its meaning.
     ///
     /// # Errors
     /// The disk's.
     pub async fn set_cluster_id(&self, cluster_id: &str) -> Result<(), LogError> {
         for (dir, meta) in self.inner.dirs.iter().zip(&self.inner.meta) {
-            if meta.cluster_id.is_none() {
-                let mut meta = MetaProperties { cluster_id: Some(cluster_id.to_owned()), ..meta.clone() };
+            if meta.cluster_id.is_none() || is_pending(meta) {
+                let cluster_id = meta.cluster_id.clone().unwrap_or_else(|| cluster_id.to_owned());
+                let mut meta = MetaProperties { cluster_id: Some(cluster_id), ..meta.clone() };
                 meta.other.insert(FORMAT_KEY.to_owned(), FORMAT.to_owned());
                 let result = replace_file(&self.inner.rt, &dir.path, META_PROPERTIES, text_bytes(meta.encode())).await;
                 dir.check("write", &dir.path.join(META_PROPERTIES), result).await?;
@@ -574,6 +618,9 @@ impl<R: Runtime> LogManager<R> {
 /// Locks and reads a directory. The outer error ends the start, the inner one this directory's part in it.
 async fn open_dir<R: Runtime>(dir: &Arc<LogDir<R>>, config: &LogManagerConfig) -> Result<io::Result<Opened<R>>, OpenError> {
     let (rt, path) = (&dir.rt, &dir.path);
+    if let Err(error) = check_origin(rt, path).await? {
+        return Ok(Err(error));
+    }
     let locked = async {
         rt.disk().create_dir(path).await?;
         rt.disk().try_lock(&path.join(LOCK)).await
@@ -612,7 +659,7 @@ async fn read_dir<R: Runtime>(
     let (rt, path) = (&dir.rt, &dir.path);
     let is_new = found.is_none();
     let mut meta = found.clone().unwrap_or_default();
-    let trust_snapshots = is_new || meta.other.get(FORMAT_KEY).is_some_and(|format| format == FORMAT);
+    let pending = is_pending(&meta);
     meta.broker_id = Some(config.broker_id);
     meta.cluster_id = meta.cluster_id.or_else(|| config.cluster_id.clone());
     meta.directory_id.get_or_insert_with(|| uuid::Builder::from_random_bytes(random_bytes(rt)).into_uuid());
@@ -652,7 +699,18 @@ async fn read_dir<R: Runtime>(
             read => read?,
         };
     }
-    Ok(Opened { dir: dir.clone(), lock, meta, trust_snapshots, offsets, partitions })
+    let mut adopted_offsets = BTreeMap::new();
+    if meta.other.contains_key(ADOPTED_KEY) {
+        adopted_offsets = match read_offsets(rt, &path.join(ADOPTED_OFFSETS)).await {
+            // Only what looks for lost files in between is lost.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!("a damaged checkpoint is not used: {error}");
+                partitions.iter().map(|partition| (partition.clone(), i64::MAX)).collect()
+            }
+            read => read?,
+        };
+    }
+    Ok(Opened { dir: dir.clone(), lock, meta, pending, adopted_offsets, offsets, partitions })
 }
 
 /// Opens a directory's partitions, some at a time.
@@ -673,9 +731,10 @@ async fn open_partitions<R: Runtime>(
         let config = topics(&partition.topic);
         let existing = Existing {
             recovery_point: offset(CheckpointKind::RecoveryPoint).unwrap_or(0),
-            high_watermark: offset(CheckpointKind::HighWatermark).filter(|_| config.flushes_every_message() && opened.trust_snapshots).unwrap_or(0),
+            high_watermark: offset(CheckpointKind::HighWatermark).filter(|_| config.flushes_every_message() && !opened.pending).unwrap_or(0),
             log_start_offset: offset(CheckpointKind::LogStart).unwrap_or(0),
-            trust_snapshots: opened.trust_snapshots,
+            trust_snapshots: !opened.pending,
+            gaps_below: opened.adopted_offsets.get(partition).copied().unwrap_or(0),
         };
         let (slots, rt, partition, path) = (slots.clone(), dir.rt.clone(), partition.clone(), dir.path.join(partition.to_string()));
         let kept = CheckpointKind::ALL.map(offset);

@@ -27,6 +27,7 @@ use super::producer_state::ProducerStates;
 use super::recovery::Recovered;
 use super::segment::{FileOf, OpenSegment, Segment};
 use super::time_index::TimeEntry;
+use super::txn_index::{self, AbortedTransaction};
 use crate::runtime::{Instant, Runtime};
 use crate::topic_partition::TopicPartition;
 
@@ -71,6 +72,10 @@ pub(super) struct Inner<R: Runtime> {
     pub segments: RwLock<BTreeMap<i64, Arc<Segment<R>>>>,
     pub epochs: RwLock<EpochCache>,
     pub boundaries: Mutex<Boundaries>,
+    /// Transactions that were aborted, in the order of their markers.
+    aborted: RwLock<Vec<AbortedTransaction>>,
+    /// Below this offset compaction may have left gaps: Kafka's, before the partition was adopted.
+    pub gaps_below: i64,
     log_start_offset: AtomicI64,
     log_end_offset: AtomicI64,
     high_watermark: AtomicI64,
@@ -149,7 +154,7 @@ impl<R: Runtime> Log<R> {
     ) -> Self {
         let rt = dir.rt.clone();
         let trace_id = u64::from(crc32fast::hash(partition.to_string().as_bytes()));
-        let Recovered { segments, writer, epochs, log_start_offset, snapshots, .. } = recovered;
+        let Recovered { segments, writer, epochs, aborted, gaps_below, log_start_offset, snapshots, .. } = recovered;
         let end_offset = writer.end_offset;
         let inactive_bytes = segments.values().map(|segment| segment.size_bytes()).sum::<u64>() - writer.position;
         let boundaries = Boundaries::new(writer.active.base_offset, Boundary { offset: end_offset, position: writer.position });
@@ -166,6 +171,8 @@ impl<R: Runtime> Log<R> {
             segments: RwLock::new(segments),
             epochs: RwLock::new(epochs),
             boundaries: Mutex::new(boundaries),
+            aborted: RwLock::new(aborted),
+            gaps_below,
             log_start_offset: AtomicI64::new(log_start_offset),
             log_end_offset: AtomicI64::new(end_offset),
             high_watermark: AtomicI64::new(UNKNOWN_OFFSET),
@@ -189,13 +196,14 @@ impl<R: Runtime> Log<R> {
 
     /// Replaces everything by what recovery found after a truncation. The caller holds the writer and the flush lock.
     pub(super) fn install(&self, writer: &mut Writer<R>, recovered: Recovered<R>) {
-        let Recovered { segments, writer: new, epochs, log_start_offset, snapshots, .. } = recovered;
+        let Recovered { segments, writer: new, epochs, aborted, log_start_offset, snapshots, .. } = recovered;
         let inner = &*self.inner;
         *writer = new;
         let inactive_bytes = segments.values().map(|segment| segment.size_bytes()).sum::<u64>() - writer.position;
         *inner.active.write().expect("no panic holds it") = (writer.active.clone(), writer.open.clone());
         *inner.segments.write().expect("no panic holds it") = segments;
         *inner.epochs.write().expect("no panic holds it") = epochs;
+        *inner.aborted.write().expect("no panic holds it") = aborted;
         *inner.boundaries.lock().expect("no panic holds it") =
             Boundaries::new(writer.active.base_offset, Boundary { offset: writer.end_offset, position: writer.position });
         inner.unsynced.lock().expect("no panic holds it").clear();
@@ -299,10 +307,10 @@ impl<R: Runtime> Log<R> {
         self.inner.high_watermark.store(offset, Ordering::Release);
     }
 
-    /// What the high watermark checkpoint says: never more than the log has.
+    /// What the high watermark checkpoint says: never more than is on disk. Where messages are acknowledged before they are flushed the high
+    /// watermark is ahead of that; recovery would take what a power cut took for rot.
     pub(super) fn high_watermark_to_checkpoint(&self) -> Option<i64> {
-        let flushed = if self.config().flushes_every_message() { self.durable_end_offset() } else { self.log_end_offset() };
-        self.high_watermark().map(|offset| offset.min(flushed))
+        self.high_watermark().map(|offset| offset.min(self.durable_end_offset()))
     }
 
     /// Recovery never looks below this: everything there is on disk.
@@ -344,6 +352,11 @@ impl<R: Runtime> Log<R> {
     /// The leader epoch of the record at `offset`.
     pub fn epoch_for_offset(&self, offset: i64) -> Option<i32> {
         self.inner.epochs.read().expect("no panic holds it").epoch_for_offset(offset)
+    }
+
+    /// The aborted transactions that a reader of committed records must know to read from `from_offset` to before `up_to_offset`.
+    pub fn aborted_transactions(&self, from_offset: i64, up_to_offset: i64) -> Vec<AbortedTransaction> {
+        txn_index::overlapping(&self.inner.aborted.read().expect("no panic holds it"), from_offset, up_to_offset)
     }
 
     /// Where to truncate to for a replica or consumer whose last epoch is `epoch`: (epoch, end offset), (−1, −1) if unknown (KIP-279;

@@ -129,6 +129,8 @@ pub struct EndTransaction {
     pub coordinator_epoch: i32,
     /// Timestamp of the marker's record.
     pub timestamp: i64,
+    /// Whether the transaction was committed, else aborted.
+    pub committed: bool,
 }
 
 /// All producers of a partition.
@@ -281,7 +283,11 @@ pub fn parse_end_transaction(header: &Header, batch: &[u8]) -> Option<EndTransac
     let value_bytes = usize::try_from(varlong(&mut rest)?).ok()?;
     let value = rest.get(..value_bytes)?;
     let coordinator_epoch = i32::from_be_bytes(*value.get(2..)?.first_chunk()?);
-    matches!(kind, 0 | 1).then_some(EndTransaction { coordinator_epoch, timestamp: header.base_timestamp.saturating_add(timestamp_delta) })
+    matches!(kind, 0 | 1).then_some(EndTransaction {
+        coordinator_epoch,
+        timestamp: header.base_timestamp.saturating_add(timestamp_delta),
+        committed: kind == 1,
+    })
 }
 
 /// A zigzag variable-length number.
@@ -390,7 +396,7 @@ mod tests {
         let mut bytes = vec![0; crate::record::batch::HEADER_BYTES];
         bytes.extend_from_slice(&[32, 0, 4, 0, 8, 0, 0, 0, 1, 12, 0, 0, 0, 0, 0, 42, 0]);
         let end = parse_end_transaction(&marker, &bytes).unwrap();
-        assert_eq!(end, EndTransaction { coordinator_epoch: 42, timestamp: 7 });
+        assert_eq!(end, EndTransaction { coordinator_epoch: 42, timestamp: 7, committed: true });
         states.end_transaction(&marker, end, 0);
         let entry = states.get(9).unwrap();
         assert_eq!((entry.current_txn_first_offset, entry.coordinator_epoch, entry.batches.len()), (None, 42, 1));

@@ -17,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use thiserror::Error;
 
 use super::append::{draw_jitter_ms, note_producer};
@@ -27,10 +28,11 @@ use super::names::{
     parse_file_name,
 };
 use super::partition_log::Writer;
-use super::producer_state::ProducerStates;
+use super::producer_state::{ProducerEntry, ProducerStates, parse_end_transaction};
 use super::scan::Scan;
 use super::segment::{FileOf, HEADER_SCAN_BYTES, Indexes, OpenSegment, Segment, later, load_indexes, no_time, write_indexes};
 use super::time_index::TimeEntry;
+use super::txn_index::{self, AbortedTransaction};
 use super::{checkpoint, producer_snapshot};
 use crate::plant;
 use crate::record::batch::{HEADER_BYTES, Header, LENGTH_OVERHEAD_BYTES, PREFIX_BYTES};
@@ -55,6 +57,8 @@ pub(super) struct Existing {
     pub log_start_offset: i64,
     /// Whether a producer snapshot says that everything below was on disk: ours do, Kafka's do not.
     pub trust_snapshots: bool,
+    /// Below this offset compaction may have left gaps, whatever the configuration says: Kafka's, before the partition was adopted.
+    pub gaps_below: i64,
 }
 
 /// What opening a partition took.
@@ -130,6 +134,8 @@ pub(super) struct Recovered<R: Runtime> {
     pub segments: BTreeMap<i64, Arc<Segment<R>>>,
     pub writer: Writer<R>,
     pub epochs: EpochCache,
+    pub aborted: Vec<AbortedTransaction>,
+    pub gaps_below: i64,
     pub log_start_offset: i64,
     pub snapshots: BTreeSet<i64>,
     pub report: RecoveryReport,
@@ -140,6 +146,8 @@ pub(super) struct Recovered<R: Runtime> {
 struct Files {
     bases: Vec<i64>,
     snapshots: BTreeSet<i64>,
+    /// Segments with an index of aborted transactions.
+    transactions: BTreeSet<i64>,
 }
 
 /// A segment being verified.
@@ -171,6 +179,7 @@ pub(super) async fn recover<R: Runtime>(
         existing,
         report: RecoveryReport::default(),
         known_offset: 0,
+        aborted: Vec::new(),
         forget_producers: plant!(rt, "forget-producer-state"),
     };
     recovery.run().await
@@ -185,6 +194,8 @@ struct Recovery<'a, R: Runtime> {
     report: RecoveryReport,
     /// Everything below was on disk.
     known_offset: i64,
+    /// Aborted transactions, in the order of their markers.
+    aborted: Vec<AbortedTransaction>,
     forget_producers: bool,
 }
 
@@ -212,6 +223,7 @@ impl<R: Runtime> Recovery<'_, R> {
         log_start_offset = log_start_offset.max(files.bases[0]);
         let from_offset = snapshot.unwrap_or(0).max(files.bases[0]);
         let mut epochs = self.load_epochs(&files.bases, from_offset).await?;
+        let stored = self.load_aborted(&files, log_start_offset, from_offset).await?;
 
         let mut first = files.bases.partition_point(|base| *base <= from_offset) - 1;
         if files.bases[first] == from_offset && first > 0 {
@@ -243,6 +255,7 @@ impl<R: Runtime> Recovery<'_, R> {
                 segment.file.sync_data().await.map_err(|error| RecoveryError::io(&path, error))?;
             }
         }
+        self.store_aborted(&verified, end_offset, &stored).await?;
         for offset in files.snapshots.split_off(&(end_offset + 1)) {
             self.remove(&file_name(offset, SNAPSHOT_SUFFIX)).await?;
         }
@@ -252,7 +265,8 @@ impl<R: Runtime> Recovery<'_, R> {
         self.report.verified_from_offset = from_offset;
         let (segments, writer) = self.assemble(&files.bases[..first], verified, end_offset, producers).await?;
         self.rt.event("log.recovered", &[u64::from(crc32fast::hash(self.partition.to_string().as_bytes())), end_offset as u64, self.report.truncated_bytes]);
-        Ok(Recovered { segments, writer, epochs, log_start_offset, snapshots: files.snapshots, report: self.report })
+        let (aborted, gaps_below) = (std::mem::take(&mut self.aborted), self.existing.gaps_below);
+        Ok(Recovered { segments, writer, epochs, aborted, gaps_below, log_start_offset, snapshots: files.snapshots, report: self.report })
     }
 
     /// What is there. Removes what was deleted or half written.
@@ -276,6 +290,8 @@ impl<R: Runtime> Recovery<'_, R> {
         for (base_offset, name) in index_files {
             if files.bases.binary_search(&base_offset).is_err() {
                 self.remove(&name).await?;
+            } else if name.ends_with(TXN_INDEX_SUFFIX) {
+                files.transactions.insert(base_offset);
             }
         }
         Ok(files)
@@ -330,6 +346,58 @@ impl<R: Runtime> Recovery<'_, R> {
         Ok(epochs)
     }
 
+    /// Whether offsets may go from `from_offset` to a later one with nothing in between: where compaction was.
+    fn may_have_gap(&self, from_offset: i64) -> bool {
+        !self.config.cleanup_delete || from_offset < self.existing.gaps_below
+    }
+
+    /// Loads the aborted transactions whose markers are below `from_offset`; later ones are found in the batches. Returns the files' contents.
+    async fn load_aborted(&mut self, files: &Files, log_start_offset: i64, from_offset: i64) -> Result<BTreeMap<i64, Bytes>, RecoveryError> {
+        let mut stored = BTreeMap::new();
+        for base_offset in &files.transactions {
+            let path = self.path.join(file_name(*base_offset, TXN_INDEX_SUFFIX));
+            let content = checkpoint::read_small_file(self.rt, &path).await.map_err(|error| RecoveryError::io(&path, error))?.unwrap_or_default();
+            let (entries, whole) = txn_index::parse(&content);
+            if !whole {
+                // What is behind the damage and below the snapshot cannot be told from the batches alone.
+                tracing::error!(path = %path.display(), "the index of aborted transactions is damaged: readers of committed records may see aborted ones of this segment");
+            }
+            let wanted = entries.into_iter().filter(|entry| entry.last_offset >= log_start_offset && entry.last_offset < from_offset);
+            self.aborted.extend(wanted);
+            stored.insert(*base_offset, content);
+        }
+        self.aborted.sort_by_key(|entry| entry.last_offset);
+        Ok(stored)
+    }
+
+    /// Makes the indexes of aborted transactions of the verified segments agree with what was found.
+    async fn store_aborted(&self, verified: &[Verified<R>], end_offset: i64, stored: &BTreeMap<i64, Bytes>) -> Result<(), RecoveryError> {
+        let ends = verified.iter().skip(1).map(|segment| segment.base_offset).chain([end_offset]);
+        for (segment, end) in verified.iter().zip(ends) {
+            let within = self.aborted.iter().filter(|entry| (segment.base_offset..end).contains(&entry.last_offset));
+            let content = txn_index::encode(within);
+            if content == stored.get(&segment.base_offset).cloned().unwrap_or_default() {
+                continue;
+            }
+            let name = file_name(segment.base_offset, TXN_INDEX_SUFFIX);
+            checkpoint::replace_file(self.rt, self.path, &name, content).await.map_err(|error| RecoveryError::io(&self.path.join(&name), error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of a marker, before the producers do.
+    fn note_marker(&mut self, header: &Header, batch: &[u8], producers: &ProducerStates) {
+        if !header.is_control() || parse_end_transaction(header, batch).is_none_or(|marker| marker.committed) {
+            return;
+        }
+        let open = |(id, entry): (i64, &ProducerEntry)| Some((id, entry.current_txn_first_offset?));
+        let Some((producer_id, first_offset)) = producers.iter().filter_map(open).find(|(id, _)| *id == header.producer_id) else { return };
+        let last_offset = header.base_offset;
+        let others = producers.iter().filter_map(open).filter(|(id, _)| *id != producer_id);
+        let last_stable_offset = others.map(|(_, first_offset)| first_offset).min().unwrap_or(last_offset + 1);
+        self.aborted.push(AbortedTransaction { producer_id, first_offset, last_offset, last_stable_offset });
+    }
+
     /// Verifies everything from `from_offset`, which is in segment number `first`, to the end; cuts a torn tail off. Returns the segments from
     /// number `first` on and the log end offset.
     async fn verify(
@@ -342,10 +410,10 @@ impl<R: Runtime> Recovery<'_, R> {
     ) -> Result<(Vec<Verified<R>>, i64), RecoveryError> {
         let mut verified: Vec<Verified<R>> = Vec::new();
         let mut expected = from_offset;
-        // Where compaction never was, offsets have no gaps.
-        let gapless = self.config.cleanup_delete;
         for at in first..bases.len() {
             let base_offset = bases[at];
+            // Here the segment before ends with the gap, as was checked.
+            expected = expected.max(base_offset);
             let (path, file, size_bytes) = self.open(base_offset).await?;
             let mut segment = Verified {
                 base_offset,
@@ -357,7 +425,7 @@ impl<R: Runtime> Recovery<'_, R> {
                 first_timestamp: None,
             };
             if at == first {
-                self.seek(&mut segment, &path, size_bytes, from_offset).await?;
+                self.seek(&mut segment, &path, size_bytes, from_offset, at + 1 == bases.len()).await?;
             }
             segment.from_position = segment.position;
             let mut bad: Option<String> = None;
@@ -371,7 +439,10 @@ impl<R: Runtime> Recovery<'_, R> {
                         break;
                     }
                 };
-                if header.base_offset < expected || (gapless && header.base_offset > expected) || !segment.indexes.offset.fits(header.last_offset()) {
+                if header.base_offset < expected
+                    || (header.base_offset > expected && !self.may_have_gap(expected))
+                    || !segment.indexes.offset.fits(header.last_offset())
+                {
                     bad = Some(format!("a batch begins at offset {}", header.base_offset));
                     break;
                 }
@@ -379,6 +450,7 @@ impl<R: Runtime> Recovery<'_, R> {
                 segment.max_time = later(segment.max_time, &header);
                 segment.indexes.add(scan.position, header.last_offset(), segment.max_time, self.config.index_interval_bytes);
                 assign_epoch(epochs, &header);
+                self.note_marker(&header, &bytes, producers);
                 if !self.forget_producers {
                     note_producer(producers, &header, &bytes, self.rt.unix_ms());
                 }
@@ -389,7 +461,7 @@ impl<R: Runtime> Recovery<'_, R> {
             segment.position = scan.position;
             self.report.bytes_read += scan.bytes_read;
             if let Some(next_base) = bases.get(at + 1).filter(|_| bad.is_none())
-                && (expected > *next_base || (gapless && expected < *next_base))
+                && (expected > *next_base || (expected < *next_base && !self.may_have_gap(expected)))
             {
                 bad = Some(format!("the segment ends at offset {expected} and the next one begins at offset {next_base}"));
             }
@@ -407,7 +479,7 @@ impl<R: Runtime> Recovery<'_, R> {
     }
 
     /// Moves to the batch at `from_offset`, which is in this segment or at its end, with the indexes of what is before.
-    async fn seek(&mut self, segment: &mut Verified<R>, path: &Path, size_bytes: u64, from_offset: i64) -> Result<(), RecoveryError> {
+    async fn seek(&mut self, segment: &mut Verified<R>, path: &Path, size_bytes: u64, from_offset: i64, is_last: bool) -> Result<(), RecoveryError> {
         let io = |error| RecoveryError::io(path, error);
         let mut first = Scan::new(&segment.file, 0, size_bytes, HEADER_BYTES);
         if let Some(Ok(header)) = first.header().await.map_err(io)? {
@@ -437,6 +509,9 @@ impl<R: Runtime> Recovery<'_, R> {
                     break next_offset == from_offset;
                 }
                 match scan.header().await.map_err(io)? {
+                    // The offset is in a gap. The last segment is not compacted: it has none at its end.
+                    None if !is_last && scan.position == size_bytes && self.may_have_gap(next_offset) => break true,
+                    Some(Ok(header)) if header.base_offset >= from_offset && self.may_have_gap(next_offset) => break true,
                     Some(Ok(header)) if header.base_offset >= next_offset && segment.indexes.offset.fits(header.last_offset()) => {
                         segment.max_time = later(segment.max_time, &header);
                         segment.indexes.add(scan.position, header.last_offset(), segment.max_time, self.config.index_interval_bytes);

@@ -104,7 +104,7 @@ impl<R: Runtime> Log<R> {
     /// Reads the log's state anew from disk.
     async fn reopen(&self, writer: &mut super::partition_log::Writer<R>) -> Result<(), LogError> {
         let inner = &*self.inner;
-        let existing = Existing { recovery_point: 0, high_watermark: 0, log_start_offset: self.log_start_offset(), trust_snapshots: true };
+        let existing = Existing { log_start_offset: self.log_start_offset(), trust_snapshots: true, gaps_below: inner.gaps_below, ..Existing::default() };
         match recovery::recover(&inner.rt, self.partition(), self.path(), &self.config(), existing).await {
             Ok(recovered) => {
                 self.install(writer, recovered);

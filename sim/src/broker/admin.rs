@@ -78,9 +78,9 @@ impl Changed {
     fn of(code: Option<i16>) -> Self {
         match code.map(Error::try_from_code) {
             Some(None) => Self::Done,
-            Some(Some(error @ (Error::TopicAlreadyExists | Error::UnknownTopicOrPartition | Error::InvalidPartitions | Error::InvalidConfig | Error::InvalidRequest))) => {
-                Self::Refused(error)
-            }
+            Some(Some(
+                error @ (Error::TopicAlreadyExists | Error::UnknownTopicOrPartition | Error::InvalidPartitions | Error::InvalidConfig | Error::InvalidRequest),
+            )) => Self::Refused(error),
             _ => Self::Unknown,
         }
     }
@@ -103,7 +103,8 @@ pub async fn create<R: Runtime>(link: &mut Link<R>, name: &str, partition_count:
 
 async fn try_create<R: Runtime>(link: &mut Link<R>, name: &str, partition_count: i32, configs: &BTreeMap<String, String>) -> Changed {
     let configs = configs.iter().map(|(key, value)| CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value))));
-    let topic = CreatableTopic::default().with_name(topic_name(name)).with_num_partitions(partition_count).with_replication_factor(1).with_configs(configs.collect());
+    let topic =
+        CreatableTopic::default().with_name(topic_name(name)).with_num_partitions(partition_count).with_replication_factor(1).with_configs(configs.collect());
     let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
     let response = link.call(7, &request, CALL).await.ok();
     Changed::of(response.and_then(|response| Some(response.topics.first()?.error_code)))
@@ -130,7 +131,10 @@ async fn act<R: Runtime>(link: &mut Link<R>, habit: &Habit, topic: &mut Topic) {
         if link.stream.chance(200_000) {
             observe(link, topic, false).await;
         } else {
-            let spec = Spec { partition_count: link.stream.between(1, habit.max_partition_count as u64) as i32, retention_ms: link.stream.between(1 << 42, 1 << 43) as i64 };
+            let spec = Spec {
+                partition_count: link.stream.between(1, habit.max_partition_count as u64) as i32,
+                retention_ms: link.stream.between(1 << 42, 1 << 43) as i64,
+            };
             let configs = BTreeMap::from([("retention.ms".to_owned(), spec.retention_ms.to_string())]);
             let name = topic.name.clone();
             let changed = try_create(link, &name, spec.partition_count, &configs).await;
@@ -157,7 +161,8 @@ async fn act<R: Runtime>(link: &mut Link<R>, habit: &Habit, topic: &mut Topic) {
         }
         3 => {
             let altered = Spec { retention_ms: link.stream.between(1 << 42, 1 << 43) as i64, ..spec };
-            let config = AlterableConfig::default().with_name(text("retention.ms")).with_config_operation(0).with_value(Some(text(&altered.retention_ms.to_string())));
+            let config =
+                AlterableConfig::default().with_name(text("retention.ms")).with_config_operation(0).with_value(Some(text(&altered.retention_ms.to_string())));
             let resource = AlterConfigsResource::default().with_resource_type(2).with_resource_name(text(&topic.name)).with_configs(vec![config]);
             let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
             let response = link.call(1, &request, CALL).await.ok();
@@ -193,7 +198,9 @@ async fn delete_records<R: Runtime>(link: &mut Link<R>, topic: &mut Topic, parti
     let data = TopicProduceData::default().with_name(topic_name(&topic.name)).with_partition_data(vec![data]);
     let request = ProduceRequest::default().with_acks(-1).with_timeout_ms(5000).with_topic_data(vec![data]);
     let Ok(response) = link.call(9, &request, CALL).await else { return };
-    let Some(appended) = response.responses.first().and_then(|topic| topic.partition_responses.first()).filter(|appended| appended.error_code == 0) else { return };
+    let Some(appended) = response.responses.first().and_then(|topic| topic.partition_responses.first()).filter(|appended| appended.error_code == 0) else {
+        return;
+    };
     let before = appended.base_offset + link.stream.between(0, 5) as i64;
     let starts = topic.starts.entry(partition).or_default();
     starts.1 = starts.1.max(before);
@@ -235,7 +242,8 @@ async fn look<R: Runtime>(link: &mut Link<R>, name: &str, is_calm: bool) -> Opti
     if is_calm && topic.partitions.iter().any(|partition| partition.error_code != 0 || partition.leader_id.0 < 0) {
         return None;
     }
-    let resource = DescribeConfigsResource::default().with_resource_type(2).with_resource_name(text(name)).with_configuration_keys(Some(vec![text("retention.ms")]));
+    let resource =
+        DescribeConfigsResource::default().with_resource_type(2).with_resource_name(text(name)).with_configuration_keys(Some(vec![text("retention.ms")]));
     let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
     let response = link.call(4, &request, CALL).await.ok()?;
     let described = response.results.first().filter(|described| described.error_code == 0)?;

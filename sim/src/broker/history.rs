@@ -365,14 +365,20 @@ impl History {
                 known.insert(*value);
                 let places = where_is.get(value).map_or(&[][..], Vec::as_slice);
                 if let Some((place, offset)) = places.iter().find(|(place, _)| **place != send.place) {
-                    found.push((send.place.clone(), Violation { check: "phantom", what: format!("{value:?} was sent to {:?} and is in {place:?} at {offset}", send.place) }));
+                    found.push((
+                        send.place.clone(),
+                        Violation { check: "phantom", what: format!("{value:?} was sent to {:?} and is in {place:?} at {offset}", send.place) },
+                    ));
                 }
                 let Some(log) = logs.get(&send.place) else {
                     continue;
                 };
                 let allowed = if send.idempotent { 1 } else { send.attempts as usize };
                 if places.len() > allowed {
-                    found.push((send.place.clone(), Violation { check: "duplicate", what: format!("{value:?} is in the log {} times: {places:?}", places.len()) }));
+                    found.push((
+                        send.place.clone(),
+                        Violation { check: "duplicate", what: format!("{value:?} is in the log {} times: {places:?}", places.len()) },
+                    ));
                 }
                 match send.outcome {
                     Some(Outcome::Acked { base_offset }) if base_offset >= 0 => {
@@ -388,7 +394,10 @@ impl History {
                         }
                     }
                     Some(Outcome::Refused) if !places.is_empty() => {
-                        found.push((send.place.clone(), Violation { check: "refused-write", what: format!("{value:?} was refused and is in the log at {places:?}") }));
+                        found.push((
+                            send.place.clone(),
+                            Violation { check: "refused-write", what: format!("{value:?} was refused and is in the log at {places:?}") },
+                        ));
                     }
                     _ => {}
                 }
@@ -411,7 +420,11 @@ impl History {
         }
         for (place, violation) in found {
             // What may be lost is what was acknowledged last; the rest is promised whatever happens.
-            if violation.check == "lost-write" { self.violated_at(&place, violation.check, violation.what) } else { self.violated(violation.check, violation.what) }
+            if violation.check == "lost-write" {
+                self.violated_at(&place, violation.check, violation.what)
+            } else {
+                self.violated(violation.check, violation.what)
+            }
         }
         self.violations.clone()
     }
@@ -439,7 +452,9 @@ impl History {
             .get(place)
             .into_iter()
             .flatten()
-            .filter(|(offset, value)| **offset >= log.start_offset && last.get(offset) != Some(value) && !(log.readable_end_offset..log.end_offset).contains(*offset))
+            .filter(|(offset, value)| {
+                **offset >= log.start_offset && last.get(offset) != Some(value) && !(log.readable_end_offset..log.end_offset).contains(*offset)
+            })
             .map(|(offset, value)| format!("{place:?} offset {offset} was read as {value:?} and is {:?} in the end", last.get(offset)))
             .take(3)
             .collect();

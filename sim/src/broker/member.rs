@@ -90,7 +90,11 @@ pub async fn watch<R: Runtime>(mut link: Link<R>, groups: Vec<String>, max_pause
 
 /// Fetches all of a group's offsets and checks them; false if there was no answer.
 pub async fn fetch_all_offsets<R: Runtime>(link: &mut Link<R>, group: &str) -> bool {
-    let topics = link.shared.topics.iter().map(|(topic, count)| OffsetFetchRequestTopic::default().with_name(TopicName(text(topic))).with_partition_indexes((0..*count).collect()));
+    let topics = link
+        .shared
+        .topics
+        .iter()
+        .map(|(topic, count)| OffsetFetchRequestTopic::default().with_name(TopicName(text(topic))).with_partition_indexes((0..*count).collect()));
     let request = OffsetFetchRequest::default().with_group_id(GroupId(text(group))).with_topics(Some(topics.collect()));
     let began = link.shared.history().before_offset_fetch();
     match link.call(7, &request, CALL).await {
@@ -297,8 +301,10 @@ impl<R: Runtime> Member<R> {
         let place = self.link.stream.pick(&places).clone();
         let offset = self.owned.get(&place).copied().unwrap_or(0) + self.link.stream.between(1, 20) as i64;
         self.owned.insert(place.clone(), offset);
-        let partition =
-            OffsetCommitRequestPartition::default().with_partition_index(place.1).with_committed_offset(offset).with_committed_metadata(Some(StrBytes::default()));
+        let partition = OffsetCommitRequestPartition::default()
+            .with_partition_index(place.1)
+            .with_committed_offset(offset)
+            .with_committed_metadata(Some(StrBytes::default()));
         let topic = OffsetCommitRequestTopic::default().with_name(TopicName(text(&place.0))).with_partitions(vec![partition]);
         let request = OffsetCommitRequest::default()
             .with_group_id(self.group())

@@ -342,6 +342,10 @@ impl Run {
     async fn converge(&mut self, working: &Working) -> Result<(), Verdict> {
         let world = self.world().clone();
         let deadline = world.now() + CONVERGE_WITHIN;
+        let mut was_repaired = false;
+        // Time to see what is offline.
+        self.look_after_broker();
+        world.sleep(Duration::from_secs(3)).await;
         while let Some((name, _)) = working.clients.iter().find(|(_, ended)| !*lock(ended)) {
             self.verdict()?;
             if world.now() > deadline {
@@ -352,9 +356,24 @@ impl Run {
                 });
             }
             self.look_after_broker();
+            if !was_repaired && self.has_offline_partitions() {
+                // What the disk refused while it was ill stays offline until a restart, as the broker's log says.
+                was_repaired = true;
+                self.stop(false).await?;
+                self.look_after_broker();
+            }
             world.sleep(Duration::from_millis(200)).await;
         }
         self.verdict()
+    }
+
+    /// Whether the broker runs without some of its partitions.
+    fn has_offline_partitions(&self) -> bool {
+        let slot = lock(&self.slot);
+        let Some(broker) = slot.as_ref().filter(|_| self.broker.is_alive()) else { return false };
+        let image = broker.controller().image();
+        let names: Vec<_> = image.topics.keys().cloned().collect();
+        names.iter().any(|name| broker.replicas().topic(name).is_none_or(|topic| topic.partitions.iter().any(Option::is_none)))
     }
 
     /// Runs `client` on a host of its own and waits for what it brings, looking after the broker meanwhile.
@@ -379,7 +398,9 @@ impl Run {
         let deadline = world.now() + within;
         while process.is_alive() {
             if world.now() > deadline {
-                return Err(Verdict::Liveness { reason: format!("{what} took more than {within:?} in a healed world; the last halt: {:?}", world.halts().pop()) });
+                return Err(Verdict::Liveness {
+                    reason: format!("{what} took more than {within:?} in a healed world; the last halt: {:?}", world.halts().pop()),
+                });
             }
             self.look_after_broker();
             world.sleep(Duration::from_millis(50)).await;
@@ -406,9 +427,9 @@ impl Run {
                 async move {
                     let (runtime, shared, stream) = (link.runtime.clone(), link.shared.clone(), link.stream.clone());
                     let mut link = link;
-                    for place in link.shared.places() {
+                    for (number, place) in (0..).zip(link.shared.places()) {
                         if !link.shared.history().is_rotten(&place)
-                            && let Err(why) = producer::send_one(&mut link, ValueId { producer: id, number: 0 }, &place, SERVE_WITHIN).await
+                            && let Err(why) = producer::send_one(&mut link, ValueId { producer: id, number }, &place, SERVE_WITHIN).await
                         {
                             return Some(why);
                         }
@@ -439,7 +460,9 @@ impl Run {
             let deadline = world.now() + RESTART_WITHIN;
             while self.broker.is_alive() {
                 if world.now() > deadline {
-                    return Err(Verdict::Liveness { reason: format!("the broker did not stop within {RESTART_WITHIN:?}; its tasks: {:?}", self.broker.live_tasks()) });
+                    return Err(Verdict::Liveness {
+                        reason: format!("the broker did not stop within {RESTART_WITHIN:?}; its tasks: {:?}", self.broker.live_tasks()),
+                    });
                 }
                 world.sleep(Duration::from_millis(50)).await;
             }
@@ -594,6 +617,7 @@ impl Run {
 
 /// One life of the broker.
 async fn serve(rt: SimRuntime, config: BrokerConfig, slot: Slot, mut stop: watch::Receiver<u64>) {
+    *lock(&slot) = None;
     match Broker::start(rt.clone(), config, BROKER).await {
         Ok(broker) => {
             *lock(&slot) = Some(broker.clone());

@@ -31,7 +31,12 @@ pub type Opened = BTreeMap<String, OpenedLog>;
 /// # Errors
 /// What could not be opened, or read.
 pub async fn open<R: Runtime>(rt: &R, config: &BrokerConfig, overrides: &BTreeMap<String, BTreeMap<String, String>>) -> Result<Opened, String> {
-    let settings = LogManagerConfig { dirs: config.log_dirs.clone(), broker_id: config.broker_id, retention_check_interval_ms: u64::MAX / 2, ..LogManagerConfig::default() };
+    let settings = LogManagerConfig {
+        dirs: config.log_dirs.clone(),
+        broker_id: config.broker_id,
+        retention_check_interval_ms: u64::MAX / 2,
+        ..LogManagerConfig::default()
+    };
     let none = BTreeMap::new();
     let logs = LogManager::open(rt.clone(), settings, |name| {
         let resolved = topic::resolve(config, overrides.get(name).unwrap_or(&none));

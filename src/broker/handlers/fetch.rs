@@ -33,7 +33,7 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
     if request.is_from_follower() {
         return reply(&header, request.error_response(Error::NotLeaderOrFollower));
     }
-    let session = broker.fetch_sessions().begin(session_request(&request), (broker.runtime().random_u64() >> 33) as i32 | 1);
+    let session = broker.fetch_sessions().begin(session_request(&request), (broker.runtime().random_u64() >> 33) as i32 | 1, broker.runtime().now());
     let context = match session {
         Ok(context) => context,
         Err(error) => {
@@ -239,6 +239,7 @@ impl<R: Runtime> Fetch<R> {
             }
         }
         let mut records = smallvec::SmallVec::new();
+        let mut aborted_transactions = self.read_committed.then(Vec::new);
         if diverging_epoch.is_none() {
             let room = self.max_bytes.saturating_sub(taken_bytes as usize);
             // The first batch of a response always goes, however large (KIP-74).
@@ -247,6 +248,10 @@ impl<R: Runtime> Fetch<R> {
             if max_bytes > 0 || first {
                 let slice = partition.read_committed(wanted.fetch_offset, max_bytes, first).await.map_err(|error| read_error(&error))?;
                 if slice.len > 0 {
+                    if let Some(told) = &mut aborted_transactions {
+                        let aborted = log.aborted_transactions(wanted.fetch_offset, slice.next_offset).into_iter();
+                        told.extend(aborted.map(|aborted| AbortedTransaction { producer_id: aborted.producer_id, first_offset: aborted.first_offset }));
+                    }
                     records.push(Part::Slice { file: slice.file, position: slice.position, len: slice.len });
                 }
             }
@@ -256,12 +261,12 @@ impl<R: Runtime> Fetch<R> {
             partition: number,
             error_code: 0,
             high_watermark,
-            // Without transactions everything committed is stable.
+            // No transaction is open: this release begins none, and logs with an open one are not adopted.
             last_stable_offset: high_watermark,
             log_start_offset: log.log_start_offset(),
             diverging_epoch,
             current_leader: None,
-            aborted_transactions: self.read_committed.then(Vec::<AbortedTransaction>::new),
+            aborted_transactions,
             preferred_read_replica: -1,
             records,
         })

@@ -2,6 +2,7 @@
 //!
 //! Kafka's record files need no change: Ottla keeps the same ones. What is not in a data directory cannot be taken over, and is said:
 //! the topics' configuration, and with KRaft everything in the metadata log but the topics' names and ids, which the directories show.
+//! What cannot be served as Kafka would is refused: open transactions, message formats of before 0.11, topics with partitions missing.
 //! The mark is a key in `meta.properties`, which is rewritten in the form that brokers with ZooKeeper use; the old file is kept beside it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,8 @@ use crate::cli::log::files::{content, partitions, unreadable};
 use crate::cli::log::verify::{Findings, check_partition, progress};
 use crate::cli::output::{Failure, stdout};
 use crate::config::properties;
-use crate::log::checkpoint::replace_file;
+use crate::log::adoption::{ADOPTED_KEY, ADOPTED_OFFSETS, FORMAT_KEY, MAX_PRODUCER_ID_KEY};
+use crate::log::checkpoint::{encode_offsets, parse_offsets, replace_file};
 use crate::log::meta_properties::MetaProperties;
 use crate::log::names::{CLEAN_SHUTDOWN, LOCK, META_PROPERTIES, PARTITION_METADATA, is_delete_dir_name};
 use crate::log::partition_metadata::{self, decode_uuid};
@@ -23,10 +25,8 @@ use crate::runtime::tokio::TokioRuntime;
 use crate::runtime::{Disk, Runtime};
 use crate::topic_partition::TopicPartition;
 
-/// The key of `meta.properties` that says that the directory was Kafka's and has been adopted; its value says whose it was.
-pub const ADOPTED_KEY: &str = "ottla.adopted.from";
-/// The key by which Ottla knows its own directories.
-const OWN_KEY: &str = "ottla.log.format";
+/// Kafka's list of what its log cleaner has compacted.
+const CLEANER_CHECKPOINT: &str = "cleaner-offset-checkpoint";
 /// Where the metadata log of KRaft is put, so that nobody takes it for a topic.
 const SET_ASIDE_SUFFIX: &str = ".kraft";
 
@@ -56,7 +56,7 @@ fn origin(text: &str) -> Result<Origin, String> {
         broker_id,
         cluster_id: values.get("cluster.id").cloned(),
         directory_id: values.get("directory.id").and_then(|id| decode_uuid(id)),
-        adopted: values.contains_key(ADOPTED_KEY) || values.contains_key(OWN_KEY),
+        adopted: values.contains_key(ADOPTED_KEY) || values.contains_key(FORMAT_KEY),
     })
 }
 
@@ -69,7 +69,7 @@ struct Dir {
     set_aside: Vec<String>,
 }
 
-pub(super) async fn run(runtime: &TokioRuntime, paths: &[PathBuf], dry_run: bool) -> Result<(), Failure> {
+pub(super) async fn run(runtime: &TokioRuntime, paths: &[PathBuf], partial: bool, dry_run: bool) -> Result<(), Failure> {
     let mut findings = Findings::default();
     let mut dirs = Vec::new();
     let mut locks = Vec::new();
@@ -91,13 +91,14 @@ pub(super) async fn run(runtime: &TokioRuntime, paths: &[PathBuf], dry_run: bool
         dirs.push(look(runtime, path, origin, meta, &mut findings).await?);
     }
     check_origins(&dirs, &mut findings);
-    check_topics(runtime, &dirs, &mut findings).await?;
+    check_topics(runtime, &dirs, partial, &mut findings).await?;
     let all: Vec<(TopicPartition, PathBuf)> = dirs.iter().flat_map(|dir| dir.partitions.iter().cloned()).collect();
     let bar = progress(runtime, &all).await?;
     for (partition, path) in &all {
         check_partition(runtime, partition, path, false, &bar, &mut findings).await?;
     }
     bar.finish_and_clear();
+    check_facts(runtime, &dirs, &mut findings).await;
     tell(&dirs, &findings)?;
     if !findings.errors.is_empty() {
         return Err("nothing was changed, because of the errors above".to_owned().into());
@@ -109,7 +110,7 @@ pub(super) async fn run(runtime: &TokioRuntime, paths: &[PathBuf], dry_run: bool
         return Ok(say("They can be adopted. Nothing was changed, as asked (--dry-run).")?);
     }
     for dir in dirs.iter().filter(|dir| !dir.origin.adopted) {
-        mark(runtime, dir).await?;
+        mark(runtime, dir, &findings).await?;
     }
     let list: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     Ok(say(&format!("Adopted. Start the broker: ottla -o broker.id={} -o log.dirs={}", dirs[0].origin.broker_id, list.join(",")))?)
@@ -174,7 +175,7 @@ fn check_origins(dirs: &[Dir], findings: &mut Findings) {
 }
 
 /// Looks at the topics as a whole, and for files in partitions that only Kafka can finish with.
-async fn check_topics(runtime: &TokioRuntime, dirs: &[Dir], findings: &mut Findings) -> Result<(), Failure> {
+async fn check_topics(runtime: &TokioRuntime, dirs: &[Dir], partial: bool, findings: &mut Findings) -> Result<(), Failure> {
     let mut topics: BTreeMap<&str, (BTreeSet<i32>, BTreeSet<Uuid>)> = BTreeMap::new();
     let mut homes: BTreeMap<&TopicPartition, &Path> = BTreeMap::new();
     for dir in dirs {
@@ -211,26 +212,66 @@ async fn check_topics(runtime: &TokioRuntime, dirs: &[Dir], findings: &mut Findi
         let count = numbers.last().map_or(0, |last| last + 1);
         let missing: Vec<String> = (0..count).filter(|number| !numbers.contains(number)).map(|number| number.to_string()).collect();
         if !missing.is_empty() {
-            findings.notes.push(format!(
-                "topic {topic} has no partition {} here: name all directories of the broker's log.dirs; in a cluster, other brokers have them",
-                missing.join(", ")
-            ));
+            let missing = missing.join(", ");
+            if partial {
+                findings.notes.push(format!("topic {topic} has no partition {missing} here: it will be empty (--partial)"));
+            } else {
+                findings.errors.push(format!(
+                    "topic {topic} has no partition {missing} here: name all directories of the broker's log.dirs, or, in a cluster, adopt those of a broker that \
+                     has all partitions; with --partial the missing ones are made anew, empty"
+                ));
+            }
         }
         match *topic {
             "__remote_log_metadata" => {
                 findings.errors.push("topic __remote_log_metadata: this broker used tiered storage, and records in it are not in the data directories; switch tiering off in Kafka first".to_owned());
             }
             "__transaction_state" => {
-                findings.notes.push("topic __transaction_state: open transactions of Kafka's are not continued; let producers end them before".to_owned())
+                findings.notes.push("topic __transaction_state is kept as it is: transactional producers are not in this release".to_owned())
             }
             "__share_group_state" => findings.notes.push("topic __share_group_state: share groups are not in this release".to_owned()),
             _ => {}
         }
     }
-    if dirs.iter().any(|dir| !dir.origin.kraft && !dir.origin.adopted) {
-        findings.notes.push("the topics' own configurations are in ZooKeeper and are not taken over".to_owned());
+    let others: Vec<&str> = topics.keys().copied().filter(|topic| !topic.starts_with("__")).collect();
+    if dirs.iter().any(|dir| !dir.origin.adopted) && !others.is_empty() {
+        findings.notes.push(format!(
+            "the settings of topics are not in data directories and are not taken over. So that nothing is deleted, each topic gets retention.ms=-1 and \
+             retention.bytes=-1; set what you had again, with kafka-configs.sh --alter or as docs/adopt.md says, for: {}",
+            others.join(", ")
+        ));
     }
     Ok(())
+}
+
+/// Looks at what the records told.
+async fn check_facts(runtime: &TokioRuntime, dirs: &[Dir], findings: &mut Findings) {
+    let mut compacted = BTreeSet::new();
+    for dir in dirs {
+        let cleaned = content(runtime, &dir.path.join(CLEANER_CHECKPOINT)).await.ok();
+        let cleaned = cleaned.and_then(|bytes| parse_offsets(&String::from_utf8_lossy(&bytes)).ok()).unwrap_or_default();
+        compacted.extend(cleaned.into_keys().map(|partition| partition.topic));
+    }
+    let mut told: BTreeSet<&str> = BTreeSet::new();
+    for (partition, facts) in &findings.facts {
+        if let Some((producer_id, offset)) = facts.open_transactions.iter().next() {
+            findings.errors.push(format!(
+                "{partition} has {} open transactions, the first of producer {producer_id} from offset {offset} on. Start Kafka, let the producers end them or \
+                 transaction.timeout.ms pass (kafka-transactions.sh lists and aborts them), and stop Kafka",
+                facts.open_transactions.len()
+            ));
+        }
+        let is_compacted = compacted.contains(&partition.topic);
+        if facts.first_gap.is_some() && !is_compacted {
+            findings.notes.push(format!("{partition}: Kafka's log cleaner has no note of it. If it was never compacted, a segment is missing in the gap"));
+        }
+        if is_compacted && !partition.topic.starts_with("__") && told.insert(&partition.topic) {
+            findings.notes.push(format!(
+                "topic {} was compacted by Kafka. This release does not compact: all of its records are kept, and new ones beside those that they replace",
+                partition.topic
+            ));
+        }
+    }
 }
 
 fn tell(dirs: &[Dir], findings: &Findings) -> Result<(), Failure> {
@@ -259,13 +300,18 @@ fn tell(dirs: &[Dir], findings: &Findings) -> Result<(), Failure> {
 }
 
 /// Sets KRaft's metadata log aside, keeps the old `meta.properties`, and writes the new one: the mark is the last step.
-async fn mark(runtime: &TokioRuntime, dir: &Dir) -> Result<(), Failure> {
+async fn mark(runtime: &TokioRuntime, dir: &Dir, findings: &Findings) -> Result<(), Failure> {
     let failed =
         |what: &str, error: std::io::Error| Failure::Message(format!("{}: {what}: {error}; what was done so far can be done again", dir.path.display()));
     for name in &dir.set_aside {
         let (from, to) = (dir.path.join(name), dir.path.join(format!("{name}{SET_ASIDE_SUFFIX}")));
         runtime.disk().rename(&from, &to).await.map_err(|error| failed("cannot set KRaft's metadata log aside", error))?;
     }
+    let facts = |partition: &TopicPartition| findings.facts.get(partition);
+    let ends = dir.partitions.iter().filter_map(|(partition, _)| Some((partition.clone(), facts(partition)?.end_offset))).collect();
+    let ends = Bytes::from(encode_offsets(&ends));
+    replace_file(runtime, &dir.path, ADOPTED_OFFSETS, ends).await.map_err(|error| failed("cannot note where the logs end", error))?;
+    let max_producer_id = dir.partitions.iter().filter_map(|(partition, _)| facts(partition)?.max_producer_id).max().unwrap_or(-1);
     replace_file(runtime, &dir.path, "meta.properties.kafka", dir.meta.clone()).await.map_err(|error| failed("cannot keep meta.properties", error))?;
     let origin = &dir.origin;
     let from = if origin.kraft { "kafka-kraft" } else { "kafka-zookeeper" };
@@ -273,7 +319,7 @@ async fn mark(runtime: &TokioRuntime, dir: &Dir) -> Result<(), Failure> {
         broker_id: Some(origin.broker_id),
         cluster_id: origin.cluster_id.clone(),
         directory_id: origin.directory_id,
-        other: BTreeMap::from([(ADOPTED_KEY.to_owned(), from.to_owned())]),
+        other: BTreeMap::from([(ADOPTED_KEY.to_owned(), from.to_owned()), (MAX_PRODUCER_ID_KEY.to_owned(), max_producer_id.to_string())]),
     };
     replace_file(runtime, &dir.path, META_PROPERTIES, Bytes::from(meta.encode())).await.map_err(|error| failed("cannot write meta.properties", error))
 }

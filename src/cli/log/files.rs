@@ -17,6 +17,9 @@ const READ_BYTES: usize = 1 << 20;
 /// The largest index, snapshot or checkpoint that is read: what is larger is none.
 const MAX_SMALL_FILE_BYTES: u64 = 256 << 20;
 
+/// Offset and size of a message of the formats v0 and v1; its CRC-32 comes next, of all that follows.
+const LEGACY_OVERHEAD_BYTES: usize = 12;
+
 pub(super) type SegmentFile = <TokioDisk as Disk>::File;
 
 /// An I/O error in words.
@@ -153,6 +156,16 @@ impl Segment {
             position += bytes.len() as u64;
         }
         Ok(true)
+    }
+
+    /// Whether a whole message of format v0 or v1 is at the current position, with its checksum.
+    pub(super) async fn is_legacy_message(&mut self) -> io::Result<bool> {
+        let head = self.bytes(self.position, LEGACY_OVERHEAD_BYTES).await?;
+        let size = head.last_chunk().map_or(-1, |size| i32::from_be_bytes(*size));
+        let Some(size) = usize::try_from(size).ok().filter(|size| *size as u64 <= self.len - self.position) else { return Ok(false) };
+        let message = self.bytes(self.position, LEGACY_OVERHEAD_BYTES + size).await?;
+        let body = &message[LEGACY_OVERHEAD_BYTES..];
+        Ok(body.first_chunk().is_some_and(|crc| u32::from_be_bytes(*crc) == crc32fast::hash(&body[4..])))
     }
 
     /// Looks for a whole batch behind the current position, byte by byte: what tells rot in the middle from a torn end. Returns where it

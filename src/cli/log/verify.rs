@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::log::files::{Found, Kind, Segment, content, kind, partitions, unreadable};
@@ -14,7 +15,9 @@ use crate::log::names::{
     INDEX_SUFFIX, LEADER_EPOCH_CHECKPOINT, LOG_SUFFIX, PARTITION_METADATA, RECOVERY_POINT_CHECKPOINT, SNAPSHOT_SUFFIX, TIME_INDEX_SUFFIX, file_name,
     parse_file_name,
 };
+use crate::log::producer_state::parse_end_transaction;
 use crate::log::{partition_metadata, producer_snapshot};
+use crate::record::batch::{BatchError, Header};
 use crate::record::records;
 use crate::runtime::tokio::TokioRuntime;
 use crate::runtime::{Disk, File, Open, Runtime};
@@ -35,6 +38,45 @@ pub(super) struct Findings {
     pub(super) batches: u64,
     pub(super) records: u64,
     pub(super) bytes: u64,
+    /// What adoption must know of each partition.
+    pub(super) facts: BTreeMap<TopicPartition, Facts>,
+}
+
+/// What a partition's batches tell besides being whole.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// Offset after the last whole batch.
+    pub(super) end_offset: i64,
+    /// The first offset that is missing before others, as compaction leaves them.
+    pub(super) first_gap: Option<i64>,
+    /// Transactions without a marker: where each began, by producer id.
+    pub(super) open_transactions: BTreeMap<i64, i64>,
+    /// The greatest producer id.
+    pub(super) max_producer_id: Option<i64>,
+    /// Segments in the message formats of before Kafka 0.11.
+    pub(super) legacy_segments: Vec<PathBuf>,
+    /// The greatest leader epoch so far.
+    epoch: i32,
+}
+
+impl Facts {
+    fn note(&mut self, header: &Header, bytes: &Bytes, next_offset: i64) {
+        if header.base_offset > next_offset {
+            self.first_gap.get_or_insert(next_offset);
+        }
+        self.epoch = header.partition_leader_epoch.max(self.epoch);
+        if !header.has_producer_id() {
+            return;
+        }
+        self.max_producer_id = self.max_producer_id.max(Some(header.producer_id));
+        if !header.is_control() {
+            if header.is_transactional() {
+                self.open_transactions.entry(header.producer_id).or_insert(header.base_offset);
+            }
+        } else if parse_end_transaction(header, bytes).is_some() {
+            self.open_transactions.remove(&header.producer_id);
+        }
+    }
 }
 
 pub(super) async fn run(runtime: &TokioRuntime, dirs: &[PathBuf], deep: bool) -> Result<(), Failure> {
@@ -129,19 +171,41 @@ pub(super) async fn check_partition(
     let recovery_point = recovery_point(runtime, partition, dir).await;
     let segments = segments(runtime, dir).await?;
     let mut next_offset = None;
-    let mut epoch = -1;
+    let mut facts = Facts { epoch: -1, ..Facts::default() };
     for (index, (base_offset, path)) in segments.iter().enumerate() {
         findings.segments += 1;
-        if let Some(expected) = next_offset.filter(|expected| base_offset != expected) {
-            // Retention never leaves this, and neither does compaction, which keeps the names; a lost file does.
-            let list = if *base_offset < expected { &mut findings.errors } else { &mut findings.notes };
-            list.push(format!("{partition}: the segment {} begins at offset {base_offset}, where {expected} was next", path.display()));
+        if let Some(expected) = next_offset.filter(|expected| base_offset < expected) {
+            findings.errors.push(format!("{partition}: the segment {} begins at offset {base_offset}, where {expected} was next", path.display()));
+        }
+        // Retention never leaves a gap; compaction does, and a lost file.
+        if let Some(expected) = next_offset.filter(|expected| base_offset > expected) {
+            facts.first_gap.get_or_insert(expected);
         }
         let last = index + 1 == segments.len();
-        let read = check_segment(runtime, partition, path, *base_offset, last, deep, recovery_point, &mut epoch, progress, findings).await?;
+        let read = check_segment(runtime, partition, path, *base_offset, last, deep, recovery_point, &mut facts, progress, findings).await?;
         check_indexes(runtime, dir, *base_offset, &read, findings).await?;
         next_offset = Some(read.next_offset);
     }
+    facts.end_offset = next_offset.unwrap_or(0);
+    if facts.end_offset < recovery_point && facts.legacy_segments.is_empty() {
+        findings.errors.push(format!(
+            "{partition}: the log ends at offset {}, and the recovery point {recovery_point} says that more was on disk. Restore it from another replica or a backup",
+            facts.end_offset
+        ));
+    }
+    if let Some(offset) = facts.first_gap {
+        findings.notes.push(format!("{partition}: its offsets have gaps, the first at {offset}, as compaction leaves them"));
+    }
+    if !facts.legacy_segments.is_empty() {
+        findings.errors.push(format!(
+            "{partition}: {} of its {} segments hold records in a message format of before Kafka 0.11 (v0 or v1; the first: {}), and \
+             Ottla serves format v2 alone. In Kafka, copy the topic into a new one, by a consumer and a producer, and delete the old one",
+            facts.legacy_segments.len(),
+            segments.len(),
+            facts.legacy_segments[0].display()
+        ));
+    }
+    findings.facts.insert(partition.clone(), facts);
     let entries = runtime.disk().list(dir).await.map_err(|error| unreadable(dir, &error))?;
     for entry in entries.iter().filter(|entry| parse_file_name(&entry.name, SNAPSHOT_SUFFIX).is_some()) {
         let path = dir.join(&entry.name);
@@ -179,7 +243,7 @@ async fn check_segment(
     last: bool,
     deep: bool,
     recovery_point: i64,
-    epoch: &mut i32,
+    facts: &mut Facts,
     progress: &ProgressBar,
     findings: &mut Findings,
 ) -> Result<Read, Failure> {
@@ -199,6 +263,10 @@ async fn check_segment(
                         segment.len
                     ));
                 }
+                break;
+            }
+            Some(Found::Bad(BatchError::BadMagic { magic: 0 | 1 })) if segment.is_legacy_message().await.map_err(|error| unreadable(path, &error))? => {
+                facts.legacy_segments.push(path.to_owned());
                 break;
             }
             Some(Found::Bad(error)) => {
@@ -229,10 +297,10 @@ async fn check_segment(
                 if header.record_count > header.last_offset_delta.saturating_add(1) {
                     findings.errors.push(format!("{} holds {} records, more than offsets", place(), header.record_count));
                 }
-                if header.partition_leader_epoch < *epoch {
-                    findings.errors.push(format!("{} has leader epoch {}, after one of {epoch}", place(), header.partition_leader_epoch));
+                if header.partition_leader_epoch < facts.epoch {
+                    findings.errors.push(format!("{} has leader epoch {}, after one of {}", place(), header.partition_leader_epoch, facts.epoch));
                 }
-                *epoch = header.partition_leader_epoch.max(*epoch);
+                facts.note(&header, &bytes, read.next_offset);
                 if deep && let Err(error) = check_records(&header, &bytes) {
                     findings.errors.push(format!("{}: {error}", place()));
                 }
@@ -264,11 +332,13 @@ fn check_records(header: &crate::record::batch::Header, bytes: &bytes::Bytes) ->
 async fn check_indexes(runtime: &TokioRuntime, dir: &Path, base_offset: i64, read: &Read, findings: &mut Findings) -> Result<(), Failure> {
     let path = dir.join(file_name(base_offset, INDEX_SUFFIX));
     if let Some(bytes) = content_if_any(runtime, &path).await? {
-        let mut batches = read.batches.iter();
         for (number, entry) in bytes.chunks_exact(8).take_while(|entry| entry.iter().any(|byte| *byte != 0)).enumerate() {
             let value = |at: usize| u32::from_be_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]);
             let (offset, position) = (base_offset + i64::from(value(0)), u64::from(value(4)));
-            if !batches.any(|(batch_position, last_offset, _)| *batch_position == position && *last_offset == offset) {
+            // A Kafka follower appends many batches at once: its entry has the first one's position and the last one's offset.
+            let at = read.batches.partition_point(|(batch_position, ..)| *batch_position < position);
+            let begins = read.batches.get(at).is_some_and(|(batch_position, ..)| *batch_position == position);
+            if !begins || read.batches[at..].binary_search_by_key(&offset, |(_, last_offset, _)| *last_offset).is_err() {
                 let behind = read.batches.last().is_none_or(|(batch_position, ..)| position > *batch_position);
                 if behind {
                     findings.notes.push(format!("{}: entry {number} points behind the last whole batch; the next start cuts it off", path.display()));
