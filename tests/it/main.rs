@@ -11,9 +11,9 @@ mod checker;
 mod process;
 mod traffic;
 
+mod adopt;
 mod disk_full;
 mod hostile;
 mod kill;
 mod recovery;
-mod adopt;
 mod start;

@@ -510,7 +510,9 @@ impl Run {
             .await?;
         }
         for topics in &working.own_topics {
-            for topic in lock(topics).clone() {
+            // In a `for`, the guard would be held over the whole loop.
+            let known = lock(topics).clone();
+            for topic in known {
                 self.patiently(&format!("looking at topic {}", topic.name), move |link| {
                     let mut topic = topic.clone();
                     async move {
@@ -585,7 +587,8 @@ impl Run {
         self.stop(true).await?;
         let overrides: BTreeMap<String, BTreeMap<String, String>> = self.plan.topics.iter().map(|topic| (topic.name.clone(), topic.configs.clone())).collect();
         let config = self.config.clone();
-        let result: Arc<Mutex<Option<Result<Vec<super::history::Violation>, String>>>> = Arc::default();
+        type Outcome = Result<Vec<super::history::Violation>, String>;
+        let result: Arc<Mutex<Option<Outcome>>> = Arc::default();
         let to = result.clone();
         let process = self.broker.start(move |rt| {
             let (config, overrides, to) = (config.clone(), overrides.clone(), to.clone());
