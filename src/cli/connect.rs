@@ -1,4 +1,5 @@
 //! What all commands that talk to a broker have in common: the addresses, the runtime, and the words for a broker that is not there.
+#![allow(clippy::disallowed_methods, reason = "signals belong to the command line")]
 
 use std::process::ExitCode;
 use std::time::Duration;

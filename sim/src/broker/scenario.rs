@@ -27,6 +27,9 @@ use crate::state::CrashKind;
 use crate::verdict::Verdict;
 use crate::world::{Host, World};
 
+/// What was found at the end, or why it could not be looked at.
+type Judgement = Result<Vec<super::history::Violation>, String>;
+
 const BROKER: &str = "broker-1";
 const DEFAULT_SECONDS: u64 = 75;
 /// After healing, everything that was begun must end within this.
@@ -510,9 +513,8 @@ impl Run {
             .await?;
         }
         for topics in &working.own_topics {
-            // In a `for`, the guard would be held over the whole loop.
-            let known = lock(topics).clone();
-            for topic in known {
+            let all = lock(topics).clone();
+            for topic in all {
                 self.patiently(&format!("looking at topic {}", topic.name), move |link| {
                     let mut topic = topic.clone();
                     async move {
@@ -587,8 +589,7 @@ impl Run {
         self.stop(true).await?;
         let overrides: BTreeMap<String, BTreeMap<String, String>> = self.plan.topics.iter().map(|topic| (topic.name.clone(), topic.configs.clone())).collect();
         let config = self.config.clone();
-        type Outcome = Result<Vec<super::history::Violation>, String>;
-        let result: Arc<Mutex<Option<Outcome>>> = Arc::default();
+        let result: Arc<Mutex<Option<Judgement>>> = Arc::default();
         let to = result.clone();
         let process = self.broker.start(move |rt| {
             let (config, overrides, to) = (config.clone(), overrides.clone(), to.clone());

@@ -120,10 +120,10 @@ fn a_silent_connection_is_ended() {
     });
 }
 
-/// The budget is one chunk of 256 KiB: every connection has to wait for others, and none for ever.
+/// The budget is 1 MiB, four chunks or one large frame: every connection has to wait for others, and none for ever.
 #[test]
-fn many_connections_share_a_budget_that_is_too_small_for_two() {
-    with_broker(&["queued.max.request.bytes=1"], |server| async move {
+fn many_connections_share_a_budget_that_is_too_small_for_them() {
+    with_broker(&["queued.max.request.bytes=1048576", "socket.request.max.bytes=1048576"], |server| async move {
         let setup = server.connect().await;
         create(&setup, "t", 4, &[]).await;
         let mut tasks = Vec::new();
@@ -154,7 +154,7 @@ fn many_connections_share_a_budget_that_is_too_small_for_two() {
 
 #[test]
 fn connections_with_a_part_of_a_large_frame_do_not_wait_for_each_other() {
-    with_broker(&["queued.max.request.bytes=1"], |server| async move {
+    with_broker(&["queued.max.request.bytes=1048576", "socket.request.max.bytes=1048576"], |server| async move {
         let setup = server.connect().await;
         create(&setup, "t", 1, &[]).await;
         let value = "x".repeat(900_000);

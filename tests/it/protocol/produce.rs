@@ -7,7 +7,7 @@ use ottla::record::Codec;
 use super::*;
 
 async fn producer_id(connection: &Conn) -> i64 {
-    let answer = ask(connection, InitProducerIdRequest::default().with_transaction_timeout_ms(60_000)).await;
+    let answer = ask(connection, InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(60_000)).await;
     assert_eq!(answer.error_code, 0);
     answer.producer_id.0
 }
@@ -163,7 +163,7 @@ fn what_cannot_be_appended_is_refused_and_the_connection_goes_on() {
         transactional.push(1, None, Some(b"x"), &[]);
         for (what, (records, error)) in [
             ("a wrong checksum", refused(Bytes::from(broken), Error::CorruptMessage)),
-            ("a cut batch", refused(cut, Error::CorruptMessage)),
+            ("a cut batch, which is none", refused(cut, Error::InvalidRecord)),
             ("too large", refused(batch(&[&large]), Error::MessageTooLarge)),
             ("two batches", refused(two, Error::InvalidRecord)),
             ("of a transaction that nobody began", refused(transactional.build(), Error::InvalidTxnState)),

@@ -530,7 +530,7 @@ impl Look {
     }
 
     async fn init_producer_id(&self, version: i16) {
-        let mut request = InitProducerIdRequest::default().with_transaction_timeout_ms(60_000);
+        let mut request = InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(60_000);
         let one = self.ask(version, request.clone()).await;
         if version >= 3 {
             // An id that it has already is of no weight without a transactional id.
