@@ -55,6 +55,9 @@ impl<R: Runtime> WeakLog<R> {
     }
 }
 
+/// The active segment and its open half.
+type ActiveSegment<R> = (Arc<Segment<R>>, Arc<OpenSegment<R>>);
+
 /// What all clones share.
 pub(super) struct Inner<R: Runtime> {
     pub rt: R,
@@ -90,7 +93,7 @@ pub(super) struct Inner<R: Runtime> {
     /// Segments that were rolled and not synced since, oldest first.
     pub unsynced: Mutex<Vec<Arc<Segment<R>>>>,
     /// The active segment's open half, for the flusher.
-    pub active: RwLock<(Arc<Segment<R>>, Arc<OpenSegment<R>>)>,
+    pub active: RwLock<ActiveSegment<R>>,
     /// Whether files were made in the partition's directory that no sync of it covers yet.
     pub new_names: AtomicBool,
     /// When the oldest record that is not durable was written, for `flush.ms`.

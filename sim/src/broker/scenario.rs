@@ -27,6 +27,9 @@ use crate::state::CrashKind;
 use crate::verdict::Verdict;
 use crate::world::{Host, World};
 
+/// What was found at the end, or why it could not be looked at.
+type Judgement = Result<Vec<super::history::Violation>, String>;
+
 const BROKER: &str = "broker-1";
 const DEFAULT_SECONDS: u64 = 75;
 /// After healing, everything that was begun must end within this.
@@ -510,7 +513,8 @@ impl Run {
             .await?;
         }
         for topics in &working.own_topics {
-            for topic in lock(topics).clone() {
+            let all = lock(topics).clone();
+            for topic in all {
                 self.patiently(&format!("looking at topic {}", topic.name), move |link| {
                     let mut topic = topic.clone();
                     async move {
@@ -585,7 +589,7 @@ impl Run {
         self.stop(true).await?;
         let overrides: BTreeMap<String, BTreeMap<String, String>> = self.plan.topics.iter().map(|topic| (topic.name.clone(), topic.configs.clone())).collect();
         let config = self.config.clone();
-        let result: Arc<Mutex<Option<Result<Vec<super::history::Violation>, String>>>> = Arc::default();
+        let result: Arc<Mutex<Option<Judgement>>> = Arc::default();
         let to = result.clone();
         let process = self.broker.start(move |rt| {
             let (config, overrides, to) = (config.clone(), overrides.clone(), to.clone());
