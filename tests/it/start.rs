@@ -93,14 +93,23 @@ fn without_a_file_it_listens_on_loopback_only_and_keeps_its_data_in_the_working_
     // How to send a first message, and to read it: as it says, in a shell that knows where `ottla` is.
     let bin = Path::new(env!("CARGO_BIN_EXE_ottla")).parent().unwrap().display().to_string();
     let path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
-    let advice: Vec<String> = broker.stdout().iter().filter_map(|line| line.split_once("try:").or(line.split_once("     ")).map(|(_, command)| command.trim().to_owned())).collect();
+    let advice: Vec<String> =
+        broker.stdout().iter().filter_map(|line| line.split_once("try:").or(line.split_once("     ")).map(|(_, command)| command.trim().to_owned())).collect();
     let [produce, consume] = &advice[..] else { panic!("{greeting}") };
-    let run = |command: &str| std::process::Command::new("sh").args(["-c", command]).env("PATH", &path).output().unwrap();
-    let produced = run(produce);
+    let shell = |command: &str| {
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(command).env("PATH", &path);
+        shell
+    };
+    let produced = shell(produce).output().unwrap();
     assert!(produced.status.success(), "{produce}: {produced:?}");
-    // It goes on until it is stopped: the first line is enough.
-    let consumed = run(&format!("{consume} | head -n 1"));
-    assert!(String::from_utf8_lossy(&consumed.stdout).contains("hello"), "{consume}: {consumed:?}");
+    // It goes on until it is stopped.
+    let mut consumer = shell(&format!("exec {consume}")).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(consumer.stdout.take().unwrap()), &mut line).unwrap();
+    let _ = consumer.kill();
+    let _ = consumer.wait();
+    assert!(line.contains("hello"), "{consume}: {line:?}");
     // The sockets that listen on its port, by the system's own account; addresses are hexadecimal, in the machine's byte order.
     let port = format!(":{:04X}", broker.port);
     let mut listening = Vec::new();
