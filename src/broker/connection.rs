@@ -277,7 +277,7 @@ async fn in_time<R: Runtime>(
 ) -> Result<(), Ended> {
     let mut write = pin!(write);
     // A peer that reads is served without a timer.
-    if let Poll::Ready(written) = futures_util::poll!(&mut write) {
+    if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx))).await {
         return Ok(written?);
     }
     let mut patience = runtime.sleep(patience);
