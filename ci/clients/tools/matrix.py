@@ -271,7 +271,7 @@ log.index.interval.bytes=500
         done = subprocess.run([options.ottla, "log", "adopt", data], capture_output=True, text=True, timeout=LIMIT_S, check=False)
         same(0, done.returncode, f"ottla log adopt (it said {(done.stdout + done.stderr)[-600:]!r}): exit code")
         ours = free_port()
-        ottla = start("ottla.log", options.ottla, "broker", "-o", f"listeners=PLAINTEXT://127.0.0.1:{ours}", "-o", f"log.dirs={data}")
+        ottla = start("ottla.log", options.ottla, "broker", "-o", f"listeners=PLAINTEXT://127.0.0.1:{ours}", "-o", f"log.dirs={data}", "-o", "broker.id=1")
         await_port(ours, ottla, f"{work}/ottla.log")
         for codec in ("none", "zstd"):
             sent = lines(codec)
