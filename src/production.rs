@@ -31,6 +31,8 @@ async fn serve(runtime: TokioRuntime, config: BrokerConfig) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // A write beyond the limit on a file's size (`ulimit -f`) is to fail like one on a full disk, not to end the process: with a handler it does.
+    let _over_file_size = signal(SignalKind::from_raw(libc::SIGXFSZ));
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let started = tokio::select! {
         biased;

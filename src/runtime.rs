@@ -292,6 +292,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
 }
 
 /// An open file. Clones share it. All positions and lengths are in bytes.
+#[allow(clippy::len_without_is_empty, reason = "the length is asked of the file system, which can fail")]
 pub trait File: Clone + Send + Sync + 'static {
     /// Reads `len` bytes from `position`; fewer only if the file ends before.
     fn read_at(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Bytes>> + Send;
@@ -301,7 +302,6 @@ pub trait File: Clone + Send + Sync + 'static {
     /// After an error any prefix of the bytes may have been written, and the file may have grown by it.
     fn write_at(&self, position: u64, parts: Parts) -> impl Future<Output = io::Result<()>> + Send;
     /// The file's length.
-    #[allow(clippy::len_without_is_empty, reason = "asks the file system, which can fail")]
     fn len(&self) -> impl Future<Output = io::Result<u64>> + Send;
     /// The wall-clock time of the last write, in milliseconds since 1970.
     fn modified_ms(&self) -> impl Future<Output = io::Result<i64>> + Send;

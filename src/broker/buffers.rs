@@ -60,6 +60,12 @@ impl ChunkPool {
         u32::try_from(size_bytes / UNIT_BYTES).unwrap_or(u32::MAX).min(self.budget_units)
     }
 
+    /// Whether a chunk of at least `needed_bytes` would take no more than a quarter of what is free. However many frames are announced, some of the budget is
+    /// left for those that come.
+    pub fn has_plenty_for(&self, needed_bytes: usize) -> bool {
+        Self::size_for(needed_bytes) <= self.free_budget_bytes() / 4
+    }
+
     /// A chunk of at least `needed_bytes` if the budget has room now.
     pub fn try_take(&self, needed_bytes: usize) -> Option<Chunk> {
         let size_bytes = Self::size_for(needed_bytes);

@@ -38,6 +38,9 @@ const FINISH_BEFORE_CLOSE: Duration = Duration::from_millis(500);
 /// Answers that are gathered before they are sent.
 const GATHER_BYTES: u64 = 1024 * 1024;
 
+/// A part of a frame up to this is held in a buffer of its own while the rest does not come.
+const HELD_MAX_BYTES: usize = 4 * 1024;
+
 /// What a file is in the world of `R`.
 pub type FileOf<R> = <<R as Runtime>::Disk as Disk>::File;
 /// A response: bytes and file ranges, to be sent in order, framed.
@@ -78,7 +81,7 @@ pub async fn serve<R: Runtime>(broker: Arc<Broker<R>>, stream: R::Stream, listen
     let peer = Peer { address: stream.peer_addr(), listener };
     let (read, write) = stream.into_split();
     let mut connection = Connection {
-        input: Input { read, chunk: None, max_frame_bytes: broker.max_frame_bytes() },
+        input: Input { read, chunk: None, held: Bytes::new(), max_frame_bytes: broker.max_frame_bytes() },
         write,
         in_flight: FuturesOrdered::new(),
         out: SmallVec::new(),
@@ -294,13 +297,17 @@ async fn in_time<R: Runtime>(
 struct Input<R: Runtime> {
     read: <R::Stream as Stream>::Read,
     chunk: Option<Chunk>,
+    /// The beginning of a frame, while its peer sends no more of it: a copy, so that whoever sends a few bytes and waits holds no chunk. What is read
+    /// next follows it in a chunk; empty while there is one.
+    held: Bytes,
     max_frame_bytes: usize,
 }
 
 impl<R: Runtime> Input<R> {
     /// The length that the next frame announces, if its four bytes are there.
     fn announced(&self) -> Result<Option<usize>, Ended> {
-        let Some(length) = self.chunk.as_ref().and_then(|chunk| chunk.buffer.first_chunk::<4>()) else {
+        let begun = self.chunk.as_ref().map_or(&self.held[..], |chunk| &chunk.buffer[..]);
+        let Some(length) = begun.first_chunk::<4>() else {
             return Ok(None);
         };
         let length = i32::from_be_bytes(*length);
@@ -343,10 +350,18 @@ impl<R: Runtime> Input<R> {
         }
         if let Some(chunk) = &mut self.chunk {
             let buffered = chunk.buffer.len();
-            // Room for the rest of the frame, and for more than a sliver of what follows.
-            let wanted = (needed - buffered).max(if chunk.size_bytes() >= 2 * MIN_CHUNK_BYTES { 0 } else { MIN_CHUNK_BYTES / 4 });
+            let missing = needed - buffered;
+            // What is announced need not come. While there is plenty a frame has its room at once; else it is given twice what it has filled.
+            let plenty = pool.has_plenty_for(needed);
+            let wanted = if !plenty {
+                missing.min(MIN_CHUNK_BYTES / 4)
+            } else {
+                // Room for the rest of the frame, and for more than a sliver of what follows.
+                missing.max(if chunk.size_bytes() >= 2 * MIN_CHUNK_BYTES { 0 } else { MIN_CHUNK_BYTES / 4 })
+            };
             if chunk.buffer.capacity() - buffered < wanted && !chunk.buffer.try_reclaim(wanted) {
-                let mut larger = pool.take_larger(needed.max(MIN_CHUNK_BYTES)).await;
+                let size_bytes = if plenty { needed } else { needed.min(2 * buffered) };
+                let mut larger = pool.take_larger(size_bytes.max(MIN_CHUNK_BYTES)).await;
                 larger.buffer.extend_from_slice(&chunk.buffer);
                 pool.give(std::mem::replace(chunk, larger));
             }
@@ -366,11 +381,19 @@ impl<R: Runtime> Input<R> {
                     }
                 }
             };
-            let polled = poll_read_into(Pin::new(&mut self.read), cx, &mut chunk.buffer);
             if chunk.buffer.is_empty() {
-                pool.give(chunk);
-            } else {
+                chunk.buffer.extend_from_slice(&self.held);
+            }
+            let polled = poll_read_into(Pin::new(&mut self.read), cx, &mut chunk.buffer);
+            let buffered = chunk.buffer.len();
+            if matches!(polled, Poll::Ready(Ok(read)) if read > 0) || buffered > HELD_MAX_BYTES || buffered >= needed.max(4) {
+                self.held = Bytes::new();
                 self.chunk = Some(chunk);
+            } else {
+                if self.held.len() != buffered {
+                    self.held = Bytes::copy_from_slice(&chunk.buffer);
+                }
+                pool.give(chunk);
             }
             polled
         })

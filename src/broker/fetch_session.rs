@@ -4,9 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use uuid::Uuid;
+
+use crate::runtime::Instant;
 
 /// The epoch of a request that ends its session and wants everything.
 pub const FINAL_EPOCH: i32 = -1;
@@ -14,6 +17,10 @@ pub const FINAL_EPOCH: i32 = -1;
 pub const INITIAL_EPOCH: i32 = 0;
 /// The id that means 'no session'.
 pub const NO_SESSION: i32 = 0;
+
+/// How long a session must be idle to make room for another (KIP-227's `min.incremental.fetch.session.eviction.ms`, which is no longer
+/// configurable).
+pub const STALE_AFTER: Duration = Duration::from_secs(120);
 
 /// How a request names a topic: by name up to version 12, by id from 13 (KIP-516).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +77,8 @@ struct Session {
     uses_ids: bool,
     /// In the order they are served: a partition that gave data moves to the end, so that none starves under a small `max_bytes`.
     partitions: IndexMap<PartitionKey, Entry>,
+    /// When it was last used, and the how manieth use of any session that was.
+    used_at: Instant,
     used: u64,
 }
 
@@ -139,11 +148,12 @@ impl FetchSessions {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in a request. `fresh_id` is a random positive number for a session that this may begin.
+    /// Takes in a request. `fresh_id` is a random positive number for a session that this may begin; if there is no room for one, the client
+    /// goes on without.
     ///
     /// # Errors
     /// For an incremental request that does not continue its session.
-    pub fn begin(&self, request: SessionRequest, fresh_id: i32) -> Result<FetchContext, SessionError> {
+    pub fn begin(&self, request: SessionRequest, fresh_id: i32, now: Instant) -> Result<FetchContext, SessionError> {
         let mut inner = self.lock();
         inner.uses += 1;
         let used = inner.uses;
@@ -152,17 +162,11 @@ impl FetchSessions {
                 inner.sessions.remove(&request.id);
             }
             let mut session_id = NO_SESSION;
-            if request.epoch == INITIAL_EPOCH && !request.named.is_empty() && self.slots > 0 && !inner.sessions.contains_key(&fresh_id) && fresh_id > 0 {
-                if inner.sessions.len() >= self.slots {
-                    // The least recently used one makes room: its client is told and begins anew.
-                    let oldest = inner.sessions.iter().min_by_key(|(_, session)| session.used).map(|(id, _)| *id);
-                    if let Some(oldest) = oldest {
-                        inner.sessions.remove(&oldest);
-                    }
-                }
+            let is_usable = fresh_id > 0 && !inner.sessions.contains_key(&fresh_id);
+            if request.epoch == INITIAL_EPOCH && !request.named.is_empty() && is_usable && self.has_room(&mut inner, now) {
                 session_id = fresh_id;
                 let partitions = request.named.iter().map(|(key, wanted)| (key.clone(), Entry { wanted: wanted.clone(), told: NOTHING_TOLD })).collect();
-                inner.sessions.insert(fresh_id, Session { next_epoch: 1, uses_ids: request.uses_ids, partitions, used });
+                inner.sessions.insert(fresh_id, Session { next_epoch: 1, uses_ids: request.uses_ids, partitions, used_at: now, used });
             }
             return Ok(FetchContext { session_id, incremental: false, partitions: request.named });
         }
@@ -173,6 +177,7 @@ impl FetchSessions {
         if session.uses_ids != request.uses_ids {
             return Err(SessionError::TopicIds);
         }
+        session.used_at = now;
         session.used = used;
         session.next_epoch = next_epoch(session.next_epoch);
         for (key, wanted) in request.named {
@@ -181,8 +186,26 @@ impl FetchSessions {
         for key in &request.forgotten {
             session.partitions.shift_remove(key);
         }
+        if session.partitions.is_empty() {
+            // Nothing is left of it; the client begins a new one when it wants something again.
+            inner.sessions.remove(&request.id);
+            return Ok(FetchContext { session_id: NO_SESSION, incremental: false, partitions: Vec::new() });
+        }
         let partitions = session.partitions.iter().map(|(key, entry)| (key.clone(), entry.wanted.clone())).collect();
         Ok(FetchContext { session_id: request.id, incremental: true, partitions })
+    }
+
+    /// Whether one more session fits, if need be in the place of one that nobody uses. Sessions in use are not evicted: each of their clients
+    /// would at once evict another's.
+    fn has_room(&self, inner: &mut Inner, now: Instant) -> bool {
+        if inner.sessions.len() < self.slots {
+            return true;
+        }
+        let oldest = inner.sessions.iter().min_by_key(|(_, session)| session.used).map(|(id, session)| (*id, session.used_at));
+        match oldest {
+            Some((id, used_at)) if self.slots > 0 && now - used_at > STALE_AFTER => inner.sessions.remove(&id).is_some(),
+            _ => false,
+        }
     }
 
     /// Notes what an answer tells of `key`, and says whether it belongs in the answer: always in a full one, in an incremental one
@@ -217,6 +240,8 @@ fn next_epoch(epoch: i32) -> i32 {
 mod tests {
     use super::*;
 
+    const START: Instant = Instant::from_nanos(0);
+
     fn key(partition: i32) -> PartitionKey {
         (TopicKey::Name("t".into()), partition)
     }
@@ -233,12 +258,12 @@ mod tests {
     #[test]
     fn a_session_remembers_partitions_and_tells_only_news() {
         let sessions = FetchSessions::new(10);
-        let full = sessions.begin(request(0, 0, &[(0, 5), (1, 6)]), 77).unwrap();
+        let full = sessions.begin(request(0, 0, &[(0, 5), (1, 6)]), 77, START).unwrap();
         assert_eq!((full.session_id, full.incremental, full.partitions.len()), (77, false, 2));
         let told = Told { high_watermark: 9, log_start_offset: 0, error_code: 0 };
         assert!(sessions.tell(&full, &key(0), told, false));
         assert!(sessions.tell(&full, &key(1), told, false));
-        let next = sessions.begin(request(77, 1, &[(0, 8)]), 78).unwrap();
+        let next = sessions.begin(request(77, 1, &[(0, 8)]), 78, START).unwrap();
         assert!(next.incremental);
         assert_eq!(next.partitions, vec![(key(0), wanted(8)), (key(1), wanted(6))]);
         assert!(!sessions.tell(&next, &key(0), told, false), "nothing new");
@@ -249,9 +274,9 @@ mod tests {
     #[test]
     fn a_partition_that_gave_records_is_served_last_next_time() {
         let sessions = FetchSessions::new(10);
-        let full = sessions.begin(request(0, 0, &[(0, 0), (1, 0), (2, 0)]), 5).unwrap();
+        let full = sessions.begin(request(0, 0, &[(0, 0), (1, 0), (2, 0)]), 5, START).unwrap();
         assert!(sessions.tell(&full, &key(0), NOTHING_TOLD, true));
-        let next = sessions.begin(request(5, 1, &[]), 6).unwrap();
+        let next = sessions.begin(request(5, 1, &[]), 6, START).unwrap();
         let order: Vec<i32> = next.partitions.iter().map(|((_, partition), _)| *partition).collect();
         assert_eq!(order, vec![1, 2, 0]);
     }
@@ -259,24 +284,36 @@ mod tests {
     #[test]
     fn what_does_not_continue_a_session_is_refused() {
         let sessions = FetchSessions::new(1);
-        assert_eq!(sessions.begin(request(3, 1, &[]), 9).unwrap_err(), SessionError::NotFound);
-        sessions.begin(request(0, 0, &[(0, 0)]), 4).unwrap();
-        assert_eq!(sessions.begin(request(4, 2, &[]), 9).unwrap_err(), SessionError::InvalidEpoch);
+        assert_eq!(sessions.begin(request(3, 1, &[]), 9, START).unwrap_err(), SessionError::NotFound);
+        sessions.begin(request(0, 0, &[(0, 0)]), 4, START).unwrap();
+        assert_eq!(sessions.begin(request(4, 2, &[]), 9, START).unwrap_err(), SessionError::InvalidEpoch);
         let ids = SessionRequest { uses_ids: true, ..request(4, 1, &[]) };
-        assert_eq!(sessions.begin(ids, 9).unwrap_err(), SessionError::TopicIds);
-        sessions.begin(request(0, 0, &[(0, 0)]), 5).unwrap();
-        assert_eq!(sessions.count(), 1, "slots are a bound");
-        assert_eq!(sessions.begin(request(4, 1, &[]), 9).unwrap_err(), SessionError::NotFound, "the older one made room");
-        sessions.begin(request(5, FINAL_EPOCH, &[(0, 0)]), 6).unwrap();
+        assert_eq!(sessions.begin(ids, 9, START).unwrap_err(), SessionError::TopicIds);
+        let refused = sessions.begin(request(0, 0, &[(0, 0)]), 5, START + STALE_AFTER).unwrap();
+        assert_eq!((refused.session_id, sessions.count()), (NO_SESSION, 1), "slots are a bound, and one in use stays");
+        let later = START + STALE_AFTER + Duration::from_millis(1);
+        assert_eq!(sessions.begin(request(0, 0, &[(0, 0)]), 5, later).unwrap().session_id, 5);
+        assert_eq!(sessions.count(), 1);
+        assert_eq!(sessions.begin(request(4, 1, &[]), 9, later).unwrap_err(), SessionError::NotFound, "the stale one made room");
+        sessions.begin(request(5, FINAL_EPOCH, &[(0, 0)]), 6, START).unwrap();
         assert_eq!(sessions.count(), 0);
     }
 
     #[test]
     fn forgotten_partitions_are_not_fetched() {
         let sessions = FetchSessions::new(1);
-        sessions.begin(request(0, 0, &[(0, 0), (1, 0)]), 4).unwrap();
-        let next = sessions.begin(SessionRequest { forgotten: vec![key(0)], ..request(4, 1, &[]) }, 9).unwrap();
+        sessions.begin(request(0, 0, &[(0, 0), (1, 0)]), 4, START).unwrap();
+        let next = sessions.begin(SessionRequest { forgotten: vec![key(0)], ..request(4, 1, &[]) }, 9, START).unwrap();
         assert_eq!(next.partitions, vec![(key(1), wanted(0))]);
+        let last = sessions.begin(SessionRequest { forgotten: vec![key(1)], ..request(4, 2, &[]) }, 9, START).unwrap();
+        assert_eq!((last.session_id, last.incremental, last.partitions.len(), sessions.count()), (NO_SESSION, false, 0, 0), "nothing is left to fetch");
+    }
+
+    #[test]
+    fn no_slots_mean_no_sessions() {
+        let sessions = FetchSessions::new(0);
+        assert_eq!(sessions.begin(request(0, 0, &[(0, 0)]), 5, START).unwrap().session_id, NO_SESSION);
+        assert_eq!(sessions.count(), 0);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! What all commands that talk to a broker have in common: the addresses, the runtime, and the words for a broker that is not there.
+#![allow(clippy::disallowed_methods, reason = "signals belong to the command line")]
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -81,6 +82,7 @@ where
 }
 
 /// Completes when the user or the system asks the process to end: SIGINT (Ctrl-C) or SIGTERM.
+#[allow(clippy::disallowed_methods, reason = "signals belong to the command line")]
 pub(crate) async fn asked_to_end() {
     use tokio::signal::unix::{SignalKind, signal};
     match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {

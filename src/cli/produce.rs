@@ -1,4 +1,5 @@
 //! `ottla produce`: sends lines from standard input, and says nothing but what went wrong.
+#![allow(clippy::disallowed_methods, reason = "the command line ends its own process")]
 
 use std::io::{BufRead, BufReader, Stdin};
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ pub(crate) struct Args {
 /// Failures that are told one by one; the rest is counted.
 const TOLD_FAILURES: u64 = 10;
 
+#[allow(clippy::disallowed_methods, reason = "the command line ends its own process")]
 pub(crate) fn run(args: Args) -> ExitCode {
     run_client(|runtime| async move {
         let result = produce(&runtime, args).await;

@@ -125,7 +125,9 @@ impl<R: Runtime> Log<R> {
             self.check_online()?;
             let newest = self.inner.snapshots.lock().expect("no panic holds it").last().copied();
             let pending = !self.inner.checkpoints.lock().expect("no panic holds it").is_empty();
-            if pending || newest != Some(writer.end_offset) {
+            // Those of a log that has not grown may have been rebuilt.
+            let indexed = writer.open.indexes.read().expect("no panic holds it").is_written();
+            if pending || !indexed || newest != Some(writer.end_offset) {
                 let checkpoint = writer.checkpoint(false);
                 self.queue_checkpoint(checkpoint);
             }

@@ -641,10 +641,10 @@ async fn open_dir<R: Runtime>(dir: &Arc<LogDir<R>>, config: &LogManagerConfig) -
         if let Some(found) = meta.broker_id.filter(|found| *found != config.broker_id) {
             return Err(foreign("broker.id", found.to_string(), config.broker_id.to_string()));
         }
-        if let (Some(found), Some(expected)) = (&meta.cluster_id, &config.cluster_id) {
-            if found != expected {
-                return Err(foreign("cluster.id", found.clone(), expected.clone()));
-            }
+        if let (Some(found), Some(expected)) = (&meta.cluster_id, &config.cluster_id)
+            && found != expected
+        {
+            return Err(foreign("cluster.id", found.clone(), expected.clone()));
         }
     }
     Ok(read_dir(dir, config, lock, meta).await)

@@ -55,6 +55,9 @@ impl<R: Runtime> WeakLog<R> {
     }
 }
 
+/// The active segment and its open half.
+type ActiveSegment<R> = (Arc<Segment<R>>, Arc<OpenSegment<R>>);
+
 /// What all clones share.
 pub(super) struct Inner<R: Runtime> {
     pub rt: R,
@@ -90,7 +93,7 @@ pub(super) struct Inner<R: Runtime> {
     /// Segments that were rolled and not synced since, oldest first.
     pub unsynced: Mutex<Vec<Arc<Segment<R>>>>,
     /// The active segment's open half, for the flusher.
-    pub active: RwLock<(Arc<Segment<R>>, Arc<OpenSegment<R>>)>,
+    pub active: RwLock<ActiveSegment<R>>,
     /// Whether files were made in the partition's directory that no sync of it covers yet.
     pub new_names: AtomicBool,
     /// When the oldest record that is not durable was written, for `flush.ms`.
@@ -304,10 +307,10 @@ impl<R: Runtime> Log<R> {
         self.inner.high_watermark.store(offset, Ordering::Release);
     }
 
-    /// What the high watermark checkpoint says: never more than the log has.
+    /// What the high watermark checkpoint says: never more than is on disk. Where messages are acknowledged before they are flushed the high
+    /// watermark is ahead of that; recovery would take what a power cut took for rot.
     pub(super) fn high_watermark_to_checkpoint(&self) -> Option<i64> {
-        let flushed = if self.config().flushes_every_message() { self.durable_end_offset() } else { self.log_end_offset() };
-        self.high_watermark().map(|offset| offset.min(flushed))
+        self.high_watermark().map(|offset| offset.min(self.durable_end_offset()))
     }
 
     /// Recovery never looks below this: everything there is on disk.

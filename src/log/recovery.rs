@@ -460,10 +460,10 @@ impl<R: Runtime> Recovery<'_, R> {
             }
             segment.position = scan.position;
             self.report.bytes_read += scan.bytes_read;
-            if let Some(next_base) = bases.get(at + 1).filter(|_| bad.is_none()) {
-                if expected > *next_base || (expected < *next_base && !self.may_have_gap(expected)) {
-                    bad = Some(format!("the segment ends at offset {expected} and the next one begins at offset {next_base}"));
-                }
+            if let Some(next_base) = bases.get(at + 1).filter(|_| bad.is_none())
+                && (expected > *next_base || (expected < *next_base && !self.may_have_gap(expected)))
+            {
+                bad = Some(format!("the segment ends at offset {expected} and the next one begins at offset {next_base}"));
             }
             match bad {
                 None => verified.push(segment),

@@ -60,7 +60,8 @@ impl<R: Runtime> Log<R> {
             }
             let below_start = next_base.is_some_and(|next_base| next_base <= log_start_offset);
             let too_large = excess_bytes >= size_bytes as i64;
-            if !below_start && !too_large && !(config.cleanup_delete && self.is_expired(segment, config.retention_ms, unix_ms).await?) {
+            let expired = config.cleanup_delete && !below_start && !too_large && self.is_expired(segment, config.retention_ms, unix_ms).await?;
+            if !(below_start || too_large || expired) {
                 break;
             }
             excess_bytes = excess_bytes.saturating_sub(size_bytes as i64);

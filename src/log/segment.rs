@@ -158,19 +158,29 @@ impl<R: Runtime> Segment<R> {
         }
         let file = rt.disk().open(&dir.join(file_name(self.base_offset, LOG_SUFFIX)), Open::Write).await?;
         let size_bytes = self.size_bytes();
-        let indexes = match load_indexes(rt, dir, self.base_offset, size_bytes).await? {
+        let loaded = load_indexes(rt, dir, self.base_offset, size_bytes).await?;
+        let rebuilt = loaded.is_none();
+        let indexes = match loaded {
             Some(indexes) => indexes,
-            None => {
-                let indexes = rebuild_indexes(&file, self.base_offset, size_bytes, interval_bytes).await?.0;
-                tracing::warn!(directory = %dir.display(), segment = self.base_offset, "rebuilt missing or damaged indexes");
-                indexes
-            }
+            None => rebuild_indexes(&file, self.base_offset, size_bytes, interval_bytes).await?.0,
         };
+        let mut faster = true;
         let open = {
             let mut slot = lock(&self.open);
             // Another reader may have been faster.
-            slot.get_or_insert_with(|| Arc::new(OpenSegment { file, indexes: RwLock::new(indexes) })).clone()
+            slot.get_or_insert_with(|| {
+                faster = false;
+                Arc::new(OpenSegment { file, indexes: RwLock::new(indexes) })
+            })
+            .clone()
         };
+        if rebuilt && !faster {
+            tracing::warn!(directory = %dir.display(), segment = self.base_offset, "rebuilt missing or damaged indexes");
+            // Without files they stay in memory, and the next start makes them again.
+            if let Err(error) = write_indexes(rt, dir, self.base_offset, &open).await {
+                tracing::warn!(directory = %dir.display(), segment = self.base_offset, %error, "rebuilt indexes could not be written");
+            }
+        }
         cache.admit(self);
         Ok(open)
     }

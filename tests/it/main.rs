@@ -4,10 +4,16 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this side drives the broker from outside, through the real operating system")]
 
 mod contract_tokio;
+mod protocol;
 mod tidy;
 
+mod checker;
 mod process;
 mod traffic;
 
 mod adopt;
+mod disk_full;
+mod hostile;
+mod kill;
+mod recovery;
 mod start;

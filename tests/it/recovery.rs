@@ -58,9 +58,7 @@ async fn fill(connection: &Conn, topic: &str, partition: i32, count: usize, size
     }
 }
 
-type Answers = std::collections::VecDeque<
-    ottla::client::connection::Answer<ottla::runtime::tokio::TokioRuntime, kafka_protocol::messages::ProduceResponse>,
->;
+type Answers = std::collections::VecDeque<ottla::client::connection::Answer<ottla::runtime::tokio::TokioRuntime, kafka_protocol::messages::ProduceResponse>>;
 
 async fn take(answers: &mut Answers) {
     let mut oldest = answers.pop_front().expect("one is in flight");
@@ -167,7 +165,7 @@ fn removed_indexes_are_made_anew_and_are_the_same() {
     });
     again.stop();
     let after = read_indexes();
-    let names = |indexes: &[(PathBuf, Vec<u8>)]| indexes.iter().map(|(path, bytes)| (path.clone(), bytes.len())).collect::<Vec<_>>();
+    let names = |indexes: &[(PathBuf, Vec<u8>)]| indexes.iter().map(|(path, bytes)| (path.file_name().unwrap().to_owned(), bytes.len())).collect::<Vec<_>>();
     assert_eq!(names(&before), names(&after), "the files and their sizes");
     assert!(before == after, "the bytes");
 }
@@ -210,7 +208,7 @@ fn a_flipped_bit_in_an_old_segment_is_not_cut_away() {
     let segments = files(home.path(), "t-0", ".log");
     let sizes: Vec<u64> = segments.iter().map(|path| len(path)).collect();
     // In the middle of the second segment: within the value of some record.
-    flip(&segments[1], sizes[1] / 2);
+    flip(&segments[1], sizes[1] / 2 + 1_000);
 
     let again = launch.start();
     block_on(async {
@@ -260,7 +258,7 @@ fn rot_below_what_is_known_to_be_on_disk_takes_the_partition_offline_by_name_and
     let size = len(&log);
     let again = options.start();
     let line = again.wait_for_text("offline");
-    assert!(line.contains("t-0") && line.contains("00000000000000000000.log") && line.contains("300"), "{line}");
+    assert!(line.contains("t-0") && line.contains("00000000000000000000.log") && line.contains("offset 14") && line.contains("281008"), "{line}");
     block_on(async {
         let connection = traffic::connect(again.port).await;
         let refused = traffic::range(&connection, "t", 0).await;

@@ -56,7 +56,8 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
         } else {
             let known = ["rs", "toml", "md", "py", "go", "java", "xml", "sh", "properties", "txt", "mod"];
             let extension = path.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
-            let script = extension.is_empty() && (path.parent().is_some_and(|p| p.ends_with("ci") || p.ends_with(".ci") || p.ends_with("clients")));
+            let parent = path.parent().and_then(Path::file_name).map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let script = extension.is_empty() && ["ci", ".ci", "clients"].contains(&parent.as_str());
             if known.contains(&extension.as_str()) || script {
                 files.push(path);
             }
@@ -93,6 +94,9 @@ fn check_text(name: &str, raw: &[&str], found: &mut Vec<Finding>) {
     let machine_paths = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/")];
     let mut add = |line, rule, what: String, instead| found.push(Finding { file: name.to_string(), line, rule, what, instead });
     for (i, line) in raw.iter().enumerate() {
+        if line.starts_with(concat!("<<<<", "<<< ")) || line.starts_with(concat!(">>>>", ">>> ")) {
+            add(i + 1, "conflict", "the mark of a merge conflict".to_string(), "one of the two sides");
+        }
         for path in machine_paths {
             if line.contains(path) {
                 add(i + 1, "machine-path", format!("a path of one machine, {path}…"), "a path relative to the project, or a temporary directory");

@@ -1,7 +1,7 @@
 //! Simulated producers. An idempotent one keeps up to five batches in flight and sends all of them again, in order, whenever it loses the connection or
 //! gets an answer that leaves something open; a plain one has one in flight and sometimes gives up; one with `acks=0` is told nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,14 +59,25 @@ struct Producer<R: Runtime> {
     next_number: u32,
     next_sequence: BTreeMap<Place, i32>,
     in_flight: VecDeque<Batch>,
+    /// Partitions that have acknowledged a batch under the current producer id.
+    known_at: BTreeSet<Place>,
     /// Its sequences are of no use any more: it needs another producer id.
     begins_anew: bool,
 }
 
 /// Produces until the run's safety phase ends, and then until every batch has an outcome.
 pub async fn run<R: Runtime>(link: Link<R>, id: u32, habit: Habit) {
-    let mut producer =
-        Producer { link, id, habit, producer_id: -1, next_number: 0, next_sequence: BTreeMap::new(), in_flight: VecDeque::new(), begins_anew: false };
+    let mut producer = Producer {
+        link,
+        id,
+        habit,
+        producer_id: -1,
+        next_number: 0,
+        next_sequence: BTreeMap::new(),
+        in_flight: VecDeque::new(),
+        known_at: BTreeSet::new(),
+        begins_anew: false,
+    };
     if producer.habit.idempotent && !producer.init().await {
         return;
     }
@@ -136,8 +147,15 @@ impl<R: Runtime> Producer<R> {
         }
     }
 
-    fn make_batch(&mut self) -> Batch {
+    /// The next batch; none if it must wait until an earlier one has its answer.
+    ///
+    /// A partition takes any sequence from a producer that it does not know (KIP-360): were the first batch refused, for want of room say, and the second
+    /// one taken, the first one could not be sent again. So the first one is waited for.
+    fn make_batch(&mut self) -> Option<Batch> {
         let place = self.link.shared.draw_place(&mut self.link.stream);
+        if self.habit.idempotent && !self.known_at.contains(&place) && self.in_flight.iter().any(|batch| batch.place == place) {
+            return None;
+        }
         let count = self.link.stream.between(1, self.habit.max_records) as u32;
         let values: Vec<ValueId> = (0..count).map(|index| ValueId { producer: self.id, number: self.next_number + index }).collect();
         self.next_number += count;
@@ -160,7 +178,7 @@ impl<R: Runtime> Producer<R> {
             corrupt[at] ^= 0x10;
             bytes = corrupt.into();
         }
-        Batch { ticket, place, bytes, sent_count: 0 }
+        Some(Batch { ticket, place, bytes, sent_count: 0 })
     }
 
     fn request(&self, batch: &Batch) -> ProduceRequest {
@@ -185,7 +203,7 @@ impl<R: Runtime> Producer<R> {
         }
         loop {
             while self.in_flight.len() < self.habit.depth && self.link.shared.begins() {
-                let batch = self.make_batch();
+                let Some(batch) = self.make_batch() else { break };
                 self.in_flight.push_back(batch);
                 if self.habit.acks == 0 {
                     self.send_without_answer(&connection).await;
@@ -272,6 +290,9 @@ impl<R: Runtime> Producer<R> {
         self.link.shared.world.count_operation();
         if let Some(batch) = self.in_flight.pop_front() {
             self.link.shared.history().sent(batch.ticket, outcome);
+            if matches!(outcome, Outcome::Acked { .. }) {
+                self.known_at.insert(batch.place);
+            }
         }
         !self.begins_anew
     }
@@ -290,6 +311,7 @@ impl<R: Runtime> Producer<R> {
 
     fn give_everything_up(&mut self) {
         self.next_sequence.clear();
+        self.known_at.clear();
         for batch in std::mem::take(&mut self.in_flight) {
             self.link.shared.history().sent(batch.ticket, Outcome::Unknown);
         }

@@ -27,6 +27,9 @@ use crate::state::CrashKind;
 use crate::verdict::Verdict;
 use crate::world::{Host, World};
 
+/// What was found at the end, or why it could not be looked at.
+type Judgement = Result<Vec<super::history::Violation>, String>;
+
 const BROKER: &str = "broker-1";
 const DEFAULT_SECONDS: u64 = 75;
 /// After healing, everything that was begun must end within this.
@@ -342,6 +345,10 @@ impl Run {
     async fn converge(&mut self, working: &Working) -> Result<(), Verdict> {
         let world = self.world().clone();
         let deadline = world.now() + CONVERGE_WITHIN;
+        let mut was_repaired = false;
+        // Time to see what is offline.
+        self.look_after_broker();
+        world.sleep(Duration::from_secs(3)).await;
         while let Some((name, _)) = working.clients.iter().find(|(_, ended)| !*lock(ended)) {
             self.verdict()?;
             if world.now() > deadline {
@@ -352,9 +359,24 @@ impl Run {
                 });
             }
             self.look_after_broker();
+            if !was_repaired && self.has_offline_partitions() {
+                // What the disk refused while it was ill stays offline until a restart, as the broker's log says.
+                was_repaired = true;
+                self.stop(false).await?;
+                self.look_after_broker();
+            }
             world.sleep(Duration::from_millis(200)).await;
         }
         self.verdict()
+    }
+
+    /// Whether the broker runs without some of its partitions.
+    fn has_offline_partitions(&self) -> bool {
+        let slot = lock(&self.slot);
+        let Some(broker) = slot.as_ref().filter(|_| self.broker.is_alive()) else { return false };
+        let image = broker.controller().image();
+        let names: Vec<_> = image.topics.keys().cloned().collect();
+        names.iter().any(|name| broker.replicas().topic(name).is_none_or(|topic| topic.partitions.iter().any(Option::is_none)))
     }
 
     /// Runs `client` on a host of its own and waits for what it brings, looking after the broker meanwhile.
@@ -408,9 +430,9 @@ impl Run {
                 async move {
                     let (runtime, shared, stream) = (link.runtime.clone(), link.shared.clone(), link.stream.clone());
                     let mut link = link;
-                    for place in link.shared.places() {
+                    for (number, place) in (0..).zip(link.shared.places()) {
                         if !link.shared.history().is_rotten(&place)
-                            && let Err(why) = producer::send_one(&mut link, ValueId { producer: id, number: 0 }, &place, SERVE_WITHIN).await
+                            && let Err(why) = producer::send_one(&mut link, ValueId { producer: id, number }, &place, SERVE_WITHIN).await
                         {
                             return Some(why);
                         }
@@ -491,7 +513,8 @@ impl Run {
             .await?;
         }
         for topics in &working.own_topics {
-            for topic in lock(topics).clone() {
+            let all = lock(topics).clone();
+            for topic in all {
                 self.patiently(&format!("looking at topic {}", topic.name), move |link| {
                     let mut topic = topic.clone();
                     async move {
@@ -566,7 +589,7 @@ impl Run {
         self.stop(true).await?;
         let overrides: BTreeMap<String, BTreeMap<String, String>> = self.plan.topics.iter().map(|topic| (topic.name.clone(), topic.configs.clone())).collect();
         let config = self.config.clone();
-        let result: Arc<Mutex<Option<Result<Vec<super::history::Violation>, String>>>> = Arc::default();
+        let result: Arc<Mutex<Option<Judgement>>> = Arc::default();
         let to = result.clone();
         let process = self.broker.start(move |rt| {
             let (config, overrides, to) = (config.clone(), overrides.clone(), to.clone());
@@ -598,6 +621,7 @@ impl Run {
 
 /// One life of the broker.
 async fn serve(rt: SimRuntime, config: BrokerConfig, slot: Slot, mut stop: watch::Receiver<u64>) {
+    *lock(&slot) = None;
     match Broker::start(rt.clone(), config, BROKER).await {
         Ok(broker) => {
             *lock(&slot) = Some(broker.clone());

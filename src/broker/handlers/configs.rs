@@ -49,7 +49,9 @@ pub fn describe_configs<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, 
             match described {
                 Err((error, message)) => result.with_error_code(error.code()).with_error_message(Some(string(&message))),
                 Ok(entries) => {
-                    let wanted: Option<BTreeSet<&str>> = resource.configuration_keys.as_ref().map(|keys| keys.iter().map(StrBytes::as_str).collect());
+                    // None named, in either way, means all.
+                    let wanted: Option<BTreeSet<&str>> =
+                        resource.configuration_keys.as_ref().filter(|keys| !keys.is_empty()).map(|keys| keys.iter().map(StrBytes::as_str).collect());
                     let configs = entries
                         .iter()
                         .filter(|entry| wanted.as_ref().is_none_or(|wanted| wanted.contains(entry.name)))

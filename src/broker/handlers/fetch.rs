@@ -33,7 +33,7 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
     if request.is_from_follower() {
         return reply(&header, request.error_response(Error::NotLeaderOrFollower));
     }
-    let session = broker.fetch_sessions().begin(session_request(&request), (broker.runtime().random_u64() >> 33) as i32 | 1);
+    let session = broker.fetch_sessions().begin(session_request(&request), (broker.runtime().random_u64() >> 33) as i32 | 1, broker.runtime().now());
     let context = match session {
         Ok(context) => context,
         Err(error) => {

@@ -50,7 +50,12 @@ pub async fn find_coordinator<R: Runtime>(broker: Arc<Broker<R>>, context: Conte
 async fn locate<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, key_type: i8, key: &str) -> Result<(i32, StrBytes, i32), (Error, StrBytes)> {
     match key_type {
         GROUP => {}
-        TRANSACTION => return Err((Error::InvalidRequest, StrBytes::from_static_str("transactions are not available on this broker"))),
+        TRANSACTION => {
+            // librdkafka, which never goes beyond version 2, tries again for ever after any other error; what newer clients do not know
+            // ends them at once, and of this one they tell the message.
+            let error = if context.version <= 2 { Error::TransactionalIdAuthorizationFailed } else { Error::InvalidRequest };
+            return Err((error, StrBytes::from_static_str("this broker has no transactions yet: produce without a transactional id")));
+        }
         _ => return Err((Error::InvalidRequest, StrBytes::from_string(format!("coordinator key type {key_type} is not available on this broker")))),
     }
     if let Err(error) = broker.ensure_offsets_topic().await {

@@ -35,19 +35,26 @@ pub async fn metadata<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, re
     };
     let mut image = broker.controller().image();
     let may_create = broker.config().auto_create_topics_enable && (version < 4 || request.allow_auto_topic_creation);
+    let mut refused = BTreeMap::new();
     if !wants_all && may_create {
         let missing: Vec<String> = request
             .topics
             .iter()
             .flatten()
+            // Clients that ask by id leave the name at its default, which is empty and not null.
+            .filter(|topic| topic.topic_id.is_nil())
             .filter_map(|topic| topic.name.as_ref())
             .filter(|name| !image.topics.contains_key(name.as_str()))
             .map(|name| name.to_string())
             .collect();
         if !missing.is_empty() {
-            broker.auto_create_topics(&missing).await;
+            refused = broker.auto_create_topics(&missing).await;
             image = broker.controller().image();
         }
+    }
+    if (10..=11).contains(&version) && request.topics.iter().flatten().any(|topic| topic.name.is_none() || !topic.topic_id.is_nil()) {
+        // Their schema has ids and names that may be null; no Kafka ever served them (KIP-516).
+        return refuse_ids(&request);
     }
     let with_operations = request.include_topic_authorized_operations;
     let topics = if wants_all {
@@ -58,20 +65,22 @@ pub async fn metadata<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, re
             .iter()
             .flatten()
             .map(|asked| {
-                let found = match &asked.name {
+                let asked_name = asked.name.as_ref().filter(|_| asked.topic_id.is_nil());
+                let found = match asked_name {
                     Some(name) => image.topics.get(name.as_str()),
                     None => image.by_id.get(&asked.topic_id),
                 };
                 match found {
                     Some(topic) => describe_topic(broker, &image, topic, with_operations),
                     None => {
-                        let error = match &asked.name {
+                        let error = match asked_name {
+                            Some(name) if refused.contains_key(name.as_str()) => refused[name.as_str()],
                             Some(name) if crate::controller::topics::check_name(name.as_str()).is_err() => Error::InvalidTopicException,
                             Some(_) => Error::UnknownTopicOrPartition,
                             None => Error::UnknownTopicId,
                         };
                         // Before version 12 the name cannot be null.
-                        let name = asked.name.clone().or_else(|| (version < 12).then(TopicName::default));
+                        let name = asked_name.cloned().or_else(|| (version < 12).then(TopicName::default));
                         MetadataResponseTopic::default()
                             .with_error_code(error.code())
                             .with_name(name)
@@ -104,6 +113,17 @@ pub async fn metadata<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, re
     response.cluster_authorized_operations =
         if (8..=10).contains(&version) && request.include_cluster_authorized_operations { ALL_CLUSTER_OPERATIONS } else { OPERATIONS_OMITTED };
     response
+}
+
+fn refuse_ids(request: &MetadataRequest) -> MetadataResponse {
+    let topics = request.topics.iter().flatten().map(|asked| {
+        MetadataResponseTopic::default()
+            .with_error_code(Error::InvalidRequest.code())
+            .with_name(Some(asked.name.clone().unwrap_or_default()))
+            .with_topic_id(asked.topic_id)
+            .with_topic_authorized_operations(OPERATIONS_OMITTED)
+    });
+    MetadataResponse::default().with_topics(topics.collect()).with_cluster_authorized_operations(OPERATIONS_OMITTED)
 }
 
 fn ids(ids: &[i32]) -> Vec<BrokerId> {

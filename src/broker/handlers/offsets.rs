@@ -128,7 +128,7 @@ pub async fn delete_records<R: Runtime>(broker: Arc<Broker<R>>, request: DeleteR
         for asked in &topic.partitions {
             let response = DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
             let deleted = match led_partition(&broker, &topic.name, asked.partition_index) {
-                _ if topic.name.as_str().starts_with("__") && crate::controller::image::is_internal(&topic.name) => Err(Error::InvalidTopicException),
+                _ if crate::controller::image::is_internal(&topic.name) => Err(Error::InvalidTopicException),
                 // What a compacted topic keeps is decided by keys alone.
                 Ok(_) if broker.replicas().topic(&topic.name).is_some_and(|topic| !topic.config.cleanup_policy.delete) => Err(Error::PolicyViolation),
                 Ok(partition) => {
@@ -138,10 +138,7 @@ pub async fn delete_records<R: Runtime>(broker: Arc<Broker<R>>, request: DeleteR
                     if offset < 0 || offset > high_watermark {
                         Err(Error::OffsetOutOfRange)
                     } else {
-                        partition.log().delete_records_before(offset).await.map_err(|error| {
-                            tracing::error!(partition = %partition.id(), %error, "records could not be deleted");
-                            Error::KafkaStorageError
-                        })
+                        partition.log().delete_records_before(offset).await.map_err(|error| log_error(&error))
                     }
                 }
                 Err(error) => Err(error),

@@ -26,6 +26,8 @@ use crate::wire::produce::{PartitionProduceResponse, ProduceRequest, ProduceResp
 
 /// Answered when the records are on all in-sync replicas.
 const ACKS_ALL: i16 = -1;
+/// The client id under which Kafka lets its own tools write to internal topics.
+const ADMIN_CLIENT_ID: &str = "__admin_client";
 /// Not answered.
 const ACKS_NONE: i16 = 0;
 
@@ -59,7 +61,9 @@ pub async fn produce<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader,
         return answer(&header, acks, &request.error_response(error));
     }
 
-    let timeout = Duration::from_millis(request.timeout_ms.max(0).unsigned_abs().into());
+    // `timeout.ms` is for replicas to follow; who asks for the leader's word alone gets it when it is on disk.
+    let timeout = if acks == ACKS_ALL { Duration::from_millis(request.timeout_ms.max(0).unsigned_abs().into()) } else { Duration::MAX };
+    let is_admin = context.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
     let mut pending: SmallVec<[Pending<R>; 2]> = SmallVec::new();
     let mut response = ProduceResponse { topics: Vec::with_capacity(request.topics.len()), throttle_time_ms: 0, node_endpoints: Vec::new() };
     for topic in request.topics {
@@ -67,7 +71,7 @@ pub async fn produce<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader,
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for data in topic.partitions {
             let appended = match &replicas {
-                Some(replicas) => append(broker, replicas, header.version, acks, data.index, data.records).await,
+                Some(replicas) => append(broker, replicas, header.version, acks, is_admin, data.index, data.records).await,
                 None if header.version >= 13 => Err(Refusal::from(Error::UnknownTopicId)),
                 None => Err(Refusal::from(led_partition(broker, &topic.name, data.index).err().unwrap_or(Error::UnknownTopicOrPartition))),
             };
@@ -184,6 +188,7 @@ async fn append<R: Runtime>(
     replicas: &TopicReplicas<R>,
     version: i16,
     acks: i16,
+    is_admin: bool,
     index: i32,
     records: Option<Bytes>,
 ) -> Result<Appended<R>, Refusal> {
@@ -191,9 +196,9 @@ async fn append<R: Runtime>(
         Some(replica) => Arc::clone(replica),
         None => led_partition(broker, &replicas.image.name, index)?,
     };
-    if replicas.image.internal && acks != ACKS_ALL {
-        // Records of internal topics are the broker's own memory: only with all acknowledgements.
-        return Err(Error::InvalidRequiredAcks.into());
+    if replicas.image.internal && !is_admin {
+        // The broker's own memory: what others put there it could not read again.
+        return Err(Refusal { message: Some(Cow::Borrowed("Cannot append to an internal topic.")), ..Error::InvalidTopicException.into() });
     }
     let in_sync = replicas.image.partitions.get(index as usize).map_or(0, |partition| partition.isr.len());
     if acks == ACKS_ALL && in_sync < replicas.config.min_insync_replicas.max(1) as usize {
@@ -208,12 +213,11 @@ async fn append<R: Runtime>(
     // Decoding and compressing all records is work for another thread; a batch that stays as it is costs nothing more.
     let validated =
         if checked.decodes_records() { broker.runtime().blocking(move || checked.finish(&rules, now)).await? } else { checked.finish(&rules, now)? };
-    let log_append_time_ms = validated.log_append_time_ms;
     let info = match replica.append(&[BatchToAppend { header: validated.header, bytes: validated.bytes }]).await {
         Ok(info) => info,
         Err(error) => return Err(append_refusal(&replica, &error)),
     };
-    let told = PartitionProduceResponse::appended(index, info.base_offset, log_append_time_ms, info.log_start_offset);
+    let told = PartitionProduceResponse::appended(index, info.base_offset, info.log_append_time_ms, info.log_start_offset);
     Ok((replica, told, info.last_offset + 1))
 }
 

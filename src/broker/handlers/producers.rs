@@ -11,7 +11,7 @@ use super::led_partition;
 use crate::broker::Broker;
 use crate::runtime::Runtime;
 
-/// InitProducerId without a transactional id: an id that no producer had before (KIP-98).
+/// InitProducerId without a transactional id: an id that no producer had before (KIP-98), whatever id the producer says it has (KIP-360).
 pub async fn init_producer_id<R: Runtime>(broker: Arc<Broker<R>>, request: InitProducerIdRequest) -> InitProducerIdResponse {
     let failed = |error: Error| {
         InitProducerIdResponse::default()
@@ -21,9 +21,11 @@ pub async fn init_producer_id<R: Runtime>(broker: Arc<Broker<R>>, request: InitP
             .with_ongoing_txn_producer_id(ProducerId(-1))
             .with_ongoing_txn_producer_epoch(-1)
     };
-    if request.transactional_id.is_some() {
-        // There is no transaction coordinator in this release.
-        return failed(Error::InvalidRequest);
+    match request.transactional_id.as_ref().map(|id| id.as_str()) {
+        None => {}
+        Some("") => return failed(Error::InvalidRequest),
+        // There is no transaction coordinator in this release. This is the error that ends every client's attempt at once.
+        Some(_) => return failed(Error::TransactionalIdAuthorizationFailed),
     }
     match broker.controller().allocate_producer_id().await {
         Ok(id) => InitProducerIdResponse::default()

@@ -17,6 +17,7 @@ use super::{Context, string};
 use crate::broker::Broker;
 use crate::config::topic;
 use crate::controller::CreatedTopic;
+use crate::controller::image::CONSUMER_OFFSETS_TOPIC;
 use crate::controller::topics::{ApiError, NewPartitions, NewTopic, TopicSelector};
 use crate::runtime::Runtime;
 
@@ -89,26 +90,34 @@ pub async fn delete_topics<R: Runtime>(broker: Arc<Broker<R>>, context: Context,
     } else {
         request.topic_names.iter().map(|name| (Some(name.clone()), Uuid::nil())).collect()
     };
-    let selectors = asked
-        .iter()
-        .map(|(name, id)| match name {
-            Some(name) => TopicSelector::Name(name.to_string()),
-            None => TopicSelector::Id(*id),
-        })
-        .collect();
+    let mut selectors = Vec::new();
+    let mut refused = BTreeMap::new();
+    for (index, (name, id)) in asked.iter().enumerate() {
+        match name {
+            Some(_) if !id.is_nil() => drop(refused.insert(index, "You may not specify both topic name and topic id.")),
+            Some(name) => selectors.push(TopicSelector::Name(name.to_string())),
+            None if id.is_nil() => drop(refused.insert(index, "Neither topic name nor id were specified.")),
+            None => selectors.push(TopicSelector::Id(*id)),
+        }
+    }
     let results = if broker.config().delete_topic_enable {
         broker.controller().delete_topics(selectors).await
     } else {
         let error = if context.version < 3 { Error::InvalidRequest } else { Error::TopicDeletionDisabled };
-        asked.iter().map(|_| Err(ApiError::new(error, "Topic deletion is disabled: delete.topic.enable is false."))).collect()
+        selectors.iter().map(|_| Err(ApiError::new(error, "Topic deletion is disabled: delete.topic.enable is false."))).collect()
     };
     if results.iter().any(Result::is_ok) {
         broker.follow_image().await;
     }
+    let mut results = results.into_iter();
+    let mut result_of = |index| match refused.get(&index) {
+        Some(why) => Err(ApiError::new(Error::InvalidRequest, *why)),
+        None => results.next().unwrap_or_else(|| Err(ApiError::new(Error::UnknownServerError, "The controller did not answer for this topic."))),
+    };
     let responses = asked
         .into_iter()
-        .zip(results)
-        .map(|((name, id), result)| match result {
+        .enumerate()
+        .map(|(index, (name, id))| match result_of(index) {
             Ok(deleted) => {
                 let result = DeletableTopicResult::default().with_name(Some(TopicName(string(&deleted.name))));
                 if by_id { result.with_topic_id(deleted.id) } else { result }
@@ -124,9 +133,12 @@ pub async fn delete_topics<R: Runtime>(broker: Arc<Broker<R>>, context: Context,
 
 /// CreatePartitions (KIP-195).
 pub async fn create_partitions<R: Runtime>(broker: Arc<Broker<R>>, request: CreatePartitionsRequest) -> CreatePartitionsResponse {
+    // A group belongs to the partition that its id hashes to, among as many as there are.
+    let is_fixed = |name: &str| name == CONSUMER_OFFSETS_TOPIC;
     let growths = request
         .topics
         .iter()
+        .filter(|topic| !is_fixed(&topic.name))
         .map(|topic| NewPartitions {
             name: topic.name.to_string(),
             count: topic.count,
@@ -137,11 +149,16 @@ pub async fn create_partitions<R: Runtime>(broker: Arc<Broker<R>>, request: Crea
     if !request.validate_only && results.iter().any(Result::is_ok) {
         broker.follow_image().await;
     }
+    let mut results = results.into_iter();
+    let mut result_of = |name: &str| match is_fixed(name) {
+        true => Err(ApiError::new(Error::InvalidRequest, format!("The number of partitions of {name} cannot be changed: its groups would be lost."))),
+        false => results.next().unwrap_or_else(|| Err(ApiError::new(Error::UnknownServerError, "The controller did not answer for this topic."))),
+    };
     let results = request
         .topics
         .into_iter()
-        .zip(results)
-        .map(|(topic, result)| {
+        .map(|topic| {
+            let result = result_of(&topic.name);
             let answer = CreatePartitionsTopicResult::default().with_name(topic.name);
             match result {
                 Ok(()) => answer,
