@@ -3,7 +3,7 @@
 
 LOGS=target/ci-logs
 PROFILE=ci
-BIN=target/$PROFILE
+BIN=${CARGO_TARGET_DIR:-target}/$PROFILE
 passed=0
 failed=0
 failures=()

@@ -320,6 +320,7 @@ mod tests {
         assert_eq!(rules("//! Head.\ntokio::select! {\n  a = b => {}\n}\n"), ["select"]);
         assert_eq!(rules("//! Head.\nlet x = 1; \n"), ["space"]);
         assert_eq!(rules("//! Head.\n\tlet x = 1;\n"), ["tab"]);
+        assert_eq!(rules(concat!("//! Head.\n<<<<", "<<< ours\n")), ["conflict"]);
         assert_eq!(rules(concat!("//! Head.\n// see /wo", "rk/notes\n")), ["machine-path"]);
         let long = format!("//! Head.\n{}", "fn f() {}\n".repeat(FILE_LINES_MAX));
         assert_eq!(rules(&long), ["long-file"]);
