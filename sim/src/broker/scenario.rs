@@ -142,6 +142,9 @@ impl Run {
         let bootstrap = HostPort { host: BROKER.to_owned(), port: PORT };
         let shared = Shared { history: history.clone(), phase: phase_seen, bootstrap, topics: Arc::new(topics), world: world.clone() };
         let broker = world.host(BROKER);
+        // An unsynced sector that holds random bytes before batches that are whole looks like rot, and recovery refuses to cut rot off: offline, not
+        // lost. No file system that a broker should be on lets files that only grow end so.
+        broker.disk(|disk| disk.options.garbage = false);
         let clients = (0..plan.client_host_count).map(|index| world.host(&format!("client-{index}"))).collect();
         let next_producer = plan.producers.len() as u32;
         Self { plan, config, history, phase, shared, broker, clients, slot: Slot::default(), stop: watch::Sender::new(0), next_producer, setting }
