@@ -195,7 +195,8 @@ fn idle_connections_hold_nothing_of_the_budget() {
         server.until("all of it is free", || server.broker.chunks().free_budget_bytes() == all).await;
         // Nor does one that went in the middle of a frame.
         let mut socket = server.socket().await;
-        socket.write_all(&[0, 0, 1, 0, 0, 3]).await.unwrap();
+        socket.write_all(&20_000i32.to_be_bytes()).await.unwrap();
+        socket.write_all(&[0; 10_000]).await.unwrap();
         server.until("a chunk is taken", || server.broker.chunks().free_budget_bytes() < all).await;
         drop(socket);
         server.until("and given back", || server.broker.chunks().free_budget_bytes() == all).await;
