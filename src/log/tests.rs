@@ -1,6 +1,5 @@
 //! Tests of whole logs, over a disk in memory that crashes and fails.
 #![allow(clippy::disallowed_methods, reason = "the test world is built on tokio's own timers")]
-
 #![allow(clippy::disallowed_methods, reason = "tests may wait on tokio's clock")]
 
 mod crashes;
