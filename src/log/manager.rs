@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::adoption::{ADOPTED_KEY, ADOPTED_OFFSETS, Adoption, FORMAT, FORMAT_KEY, check_origin, is_pending};
 use super::checkpoint::{parse_offsets, read_offsets, read_small_file, replace_file};
 use super::config::LogConfig;
-use super::dir::{CheckpointKind, DirFailures, LogDir};
+use super::dir::{CheckpointKind, DirFailures, LogDir, OPEN_SEGMENTS_MAX};
 use super::error::LogError;
 use super::flush::{FlushPolicy, spawn_flushers};
 use super::meta_properties::{MetaProperties, MetaPropertiesError};
@@ -238,7 +238,7 @@ impl<R: Runtime> LogManager<R> {
         let mut last_error = None;
         Self::check_origins(&rt, &config.dirs).await?;
         for path in &config.dirs {
-            let dir = LogDir::new(rt.clone(), path.clone(), failures.clone());
+            let dir = LogDir::new(rt.clone(), path.clone(), failures.clone(), OPEN_SEGMENTS_MAX);
             match open_dir(&dir, &config).await? {
                 Ok(dir) => opened.push(dir),
                 Err(source) => {

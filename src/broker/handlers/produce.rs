@@ -213,6 +213,11 @@ async fn append<R: Runtime>(
     // Decoding and compressing all records is work for another thread; a batch that stays as it is costs nothing more.
     let validated =
         if checked.decodes_records() { broker.runtime().blocking(move || checked.finish(&rules, now)).await? } else { checked.finish(&rules, now)? };
+    if validated.header.is_transactional() {
+        // Nobody can have begun it, so nobody would ever end it. Kafka's answer to whoever may not use its transactional id.
+        let message = Some(Cow::Borrowed("this broker has no transactions yet: produce without a transactional id"));
+        return Err(Refusal { message, ..Error::TransactionalIdAuthorizationFailed.into() });
+    }
     let info = match replica.append(&[BatchToAppend { header: validated.header, bytes: validated.bytes }]).await {
         Ok(info) => info,
         Err(error) => return Err(append_refusal(&replica, &error)),

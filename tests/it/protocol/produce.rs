@@ -166,7 +166,7 @@ fn what_cannot_be_appended_is_refused_and_the_connection_goes_on() {
             ("a cut batch, which is none", refused(cut, Error::InvalidRecord)),
             ("too large", refused(batch(&[&large]), Error::MessageTooLarge)),
             ("two batches", refused(two, Error::InvalidRecord)),
-            ("of a transaction that nobody began", refused(transactional.build(), Error::InvalidTxnState)),
+            ("of a transaction that nobody began", refused(transactional.build(), Error::TransactionalIdAuthorizationFailed)),
         ] {
             let told = produce(&connection, "t", 0, records).await;
             assert_eq!((told.error_code, told.base_offset), (error, -1), "{what}");
