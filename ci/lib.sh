@@ -3,7 +3,7 @@
 
 LOGS=target/ci-logs
 PROFILE=ci
-BIN=target/$PROFILE
+BIN=${CARGO_TARGET_DIR:-target}/$PROFILE
 passed=0
 failed=0
 failures=()
@@ -19,8 +19,8 @@ run() {
   local name=$1 log="$LOGS/$1.log" from=$SECONDS status=0 p f
   shift
   say "== $name: $*"
-  "$@" > >(tee "$log") 2>&1 || status=$?
-  wait $! 2>/dev/null || true
+  "$@" 2>&1 | tee "$log"
+  status=${PIPESTATUS[0]}
   read -r p f < <(awk '
     /^test result: / { for (i = 1; i < NF; i++) { if ($(i + 1) ~ /^passed/) p += $i; if ($(i + 1) ~ /^failed/) f += $i } }
     /^([a-z]+: )?[0-9]+ passed, [0-9]+ failed/ { for (i = 1; i < NF; i++) { if ($(i + 1) ~ /^passed/) p += $i; if ($(i + 1) ~ /^failed/) f += $i } }

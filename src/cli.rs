@@ -114,6 +114,7 @@ mod tests {
             "ottla log dump x.log --records",
             "ottla log verify ottla-data",
             "ottla log adopt dir",
+            "ottla log adopt --partial -n one two",
             "ottla completion bash",
         ] {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));

@@ -77,7 +77,7 @@ fn greeting(broker: &Broker<TokioRuntime>) -> Vec<String> {
     if let Some(listener) = broker.bound().first() {
         let host = if listener.is_wildcard() { "localhost" } else { &listener.host };
         let at = crate::runtime::HostPort { host: host.to_owned(), port: listener.port };
-        let option = if at.to_string() == "localhost:9092" { String::new() } else { format!(" --bootstrap {at}") };
+        let option = if at.to_string() == "localhost:9092" { String::new() } else { format!(" --bootstrap-server {at}") };
         lines.push(format!("try: echo 'hello' | ottla produce greetings{option}"));
         lines.push(format!("     ottla consume greetings --from-beginning{option}"));
     }

@@ -69,6 +69,7 @@ struct LastWords {
 }
 
 /// A panic hook belongs to the whole process, so what it hands over does too: by thread, as each run has one of its own.
+// tidy-allow: static
 static LAST_WORDS: Mutex<BTreeMap<String, LastWords>> = Mutex::new(BTreeMap::new());
 
 fn last_words<T>(change: impl FnOnce(&mut LastWords) -> T) -> T {
@@ -85,6 +86,7 @@ pub(crate) fn forget_panics() {
 
 /// Makes panics within a world tell their place to its verdict instead of the terminal. Other threads keep their hook.
 pub(crate) fn install_panic_hook() {
+    // tidy-allow: static
     static INSTALLED: std::sync::Once = std::sync::Once::new();
     INSTALLED.call_once(|| {
         let before = std::panic::take_hook();

@@ -350,7 +350,7 @@ impl<R: Runtime> Input<R> {
         }
         if let Some(chunk) = &mut self.chunk {
             let buffered = chunk.buffer.len();
-            let missing = needed - buffered;
+            let missing = needed.saturating_sub(buffered).max(1);
             // What is announced need not come. While there is plenty a frame has its room at once; else it is given twice what it has filled.
             let plenty = pool.has_plenty_for(needed);
             let wanted = if !plenty {

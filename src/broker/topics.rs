@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError as Error;
 use tokio::sync::{Notify, watch};
@@ -13,7 +14,7 @@ use crate::controller::topics::{ApiError, NewTopic, check_name, may_auto_create}
 use crate::group::coordinator::{TopicRef, Topics};
 use crate::replication::leadership::Leadership;
 use crate::replication::manager::ReplicaManager;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, Timer};
 
 /// The topics as the group coordinator must know them: those whose replicas this broker has applied.
 pub struct KnownTopics<R: Runtime>(pub Arc<ReplicaManager<R>>);
@@ -27,6 +28,9 @@ impl<R: Runtime> Topics for KnownTopics<R> {
         self.0.topic_by_id(id).map(|topic| TopicRef { name: Arc::clone(&topic.image.name), id, partition_count: topic.image.partition_count() })
     }
 }
+
+/// Between two attempts to open a replica that could not be opened, on a disk that was full, say.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// How far the replicas have followed the metadata. One task follows, image after image: two that did it at the same time could apply
 /// the older image last, and delete what the newer one had made; and a request that did it itself could be dropped half-way with its
@@ -58,11 +62,16 @@ impl<R: Runtime> Broker<R> {
 
     /// Follows until the controller has stopped and its last image is applied.
     async fn follow_images(self: Arc<Self>, mut images: watch::Receiver<Arc<MetadataImage>>) {
+        let mut again = self.runtime.sleep(RETRY);
         loop {
             let changed = tokio::select! {
                 biased;
                 changed = images.changed() => changed.is_ok(),
                 () = self.following.wake.notified() => images.has_changed().unwrap_or(true),
+                () = &mut again => {
+                    again.reset(self.runtime.now() + RETRY);
+                    self.replicas.lacks_any()
+                }
             };
             // Before the image is looked at: whoever drew a ticket saw an image that is not newer.
             let ticket = self.following.drawn.load(Ordering::SeqCst);

@@ -21,7 +21,7 @@ use crate::runtime::Runtime;
 use crate::topic_partition::TopicPartition;
 
 /// Segments that are open although nobody appends to them, per log directory.
-const OPEN_SEGMENTS_MAX: usize = 512;
+pub(super) const OPEN_SEGMENTS_MAX: usize = 512;
 /// Memory of their indexes, per log directory.
 const OPEN_INDEX_BYTES_MAX: usize = 32 << 20;
 
@@ -92,13 +92,13 @@ pub(super) struct LogDir<R: Runtime> {
 }
 
 impl<R: Runtime> LogDir<R> {
-    /// A directory without partitions.
-    pub(super) fn new(rt: R, path: PathBuf, failures: Arc<DirFailures>) -> Arc<Self> {
+    /// A directory without partitions, that keeps at most `open_segments_max` segments open besides those that must be.
+    pub(super) fn new(rt: R, path: PathBuf, failures: Arc<DirFailures>, open_segments_max: usize) -> Arc<Self> {
         Arc::new(Self {
             rt,
             path,
             queue: FlushQueue::default(),
-            cache: SegmentCache::new(OPEN_SEGMENTS_MAX, OPEN_INDEX_BYTES_MAX),
+            cache: SegmentCache::new(open_segments_max, OPEN_INDEX_BYTES_MAX),
             logs: RwLock::default(),
             kept: RwLock::default(),
             failure: OnceLock::new(),

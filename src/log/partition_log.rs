@@ -418,7 +418,9 @@ impl<R: Runtime> Log<R> {
         let target = self.log_end_offset();
         let mut watch = self.inner.durable_end.subscribe();
         self.check_online()?;
-        self.mark_dirty();
+        if *watch.borrow() < target {
+            self.mark_dirty();
+        }
         loop {
             let durable = *watch.borrow_and_update();
             if durable >= target {

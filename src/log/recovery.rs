@@ -582,7 +582,9 @@ impl<R: Runtime> Recovery<'_, R> {
             }
         }
         if let Some((_, header)) = behind.filter(|_| !blind) {
-            let by_crash = damage_end == position
+            // Where messages are acknowledged before they are flushed, nothing was promised about what is not known to be on disk.
+            let by_crash = !self.config.flushes_every_message()
+                || damage_end == position
                 || lost_sector(&segment.file, position, damage_end, size_bytes, offset).await.map_err(io)?
                 || ends_early(&segment.file, position, size_bytes).await.map_err(io)?;
             if !by_crash {
@@ -739,7 +741,7 @@ fn plausible_header(bytes: &[u8], offset: i64) -> Option<Header> {
     (near && header.length as usize + LENGTH_OVERHEAD_BYTES >= HEADER_BYTES).then_some(header)
 }
 
-/// Whether a sector between the two positions was never written: all zeros. Of the first sector the bytes before `start` may have been
+/// Whether a sector between the two positions was never written, or not wholly: zeros, all of it or up to one of its edges. Of the first sector the bytes before `start` may have been
 /// written earlier; the batch of `offset` would begin at `start`. The last one is cut short by the file's end, or it has something valid at `end`, so it was written.
 async fn lost_sector<F: File>(file: &F, start: u64, end: u64, file_end: u64, offset: i64) -> io::Result<bool> {
     let mut position = start;
@@ -760,6 +762,13 @@ async fn lost_sector<F: File>(file: &F, start: u64, end: u64, file_end: u64, off
             let offset_bytes = offset.to_be_bytes();
             let tells = !first || sector.len() > LEADING_ZEROS_MAX || !all_zero(&offset_bytes[..sector.len().min(offset_bytes.len())]);
             if whole && tells && all_zero(sector) {
+                return Ok(true);
+            }
+            // Nor need a sector be written wholly: then zeros reach to one of its edges, more of them than a batch begins with.
+            let zeros_at_start = sector.iter().take_while(|byte| **byte == 0).count();
+            let zeros_at_end = sector.iter().rev().take_while(|byte| **byte == 0).count();
+            let starts = position.is_multiple_of(SECTOR_BYTES);
+            if (starts && zeros_at_start > LEADING_ZEROS_MAX) || (whole && zeros_at_end > LEADING_ZEROS_MAX) {
                 return Ok(true);
             }
             rest = after;

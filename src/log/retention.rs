@@ -106,6 +106,12 @@ impl<R: Runtime> Log<R> {
         let mut report = RetentionReport::default();
         let mut renamed = Vec::new();
         for segment in doomed {
+            // A truncation may have come in between and made everything anew, perhaps at the same offset.
+            let _no_truncation = inner.writer.lock().await;
+            let planned = inner.segments.read().expect("no panic holds it").get(&segment.base_offset).is_some_and(|now| Arc::ptr_eq(now, &segment));
+            if !planned {
+                continue;
+            }
             let size_bytes = segment.size_bytes();
             inner.segments.write().expect("no panic holds it").remove(&segment.base_offset);
             inner.inactive_bytes.fetch_sub(size_bytes, Ordering::AcqRel);

@@ -116,7 +116,7 @@ impl<R: Runtime> ReplicaManager<R> {
         }
         for (name, topic) in &image.topics {
             let old = before.get(name).filter(|old| old.image.id == topic.id);
-            if old.is_some_and(|old| Arc::ptr_eq(&old.image, topic)) {
+            if old.is_some_and(|old| Arc::ptr_eq(&old.image, topic) && !self.lacks_replicas(old)) {
                 continue;
             }
             let topic_config = (self.resolve)(topic);
@@ -149,6 +149,17 @@ impl<R: Runtime> ReplicaManager<R> {
             maps.by_name.insert(Arc::clone(name), replicas);
         }
         (deleted, failed.map_or(Ok(()), Err))
+    }
+
+    /// Whether a replica that this broker is to hold could not be opened: for want of room, say. [`ReplicaManager::apply`] tries again.
+    pub fn lacks_any(&self) -> bool {
+        let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
+        maps.by_name.values().any(|topic| self.lacks_replicas(topic))
+    }
+
+    fn lacks_replicas(&self, topic: &TopicReplicas<R>) -> bool {
+        let assigned = topic.image.partitions.iter().map(|partition| partition.replicas.contains(&self.broker_id));
+        topic.partitions.iter().zip(assigned).any(|(partition, assigned)| assigned && partition.is_none())
     }
 
     async fn open(&self, id: &TopicPartition, topic_id: Uuid, config: &LogConfig) -> Result<Log<R>, PartitionError> {

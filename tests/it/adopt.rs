@@ -373,3 +373,20 @@ fn missing_partitions_are_made_anew_if_asked() {
         assert_eq!(range(&connection, "codecs", 2).await, Ok((0, 100)));
     });
 }
+
+#[test]
+fn a_directory_of_krafts_keeps_its_metadata_log_beside() {
+    let home = temp_dir();
+    let dir = unpack(home.path());
+    fs::write(dir.join("meta.properties"), "#\n#Mon Aug 26 10:00:00 UTC 2026\nnode.id=3\ndirectory.id=AAAAAAAAAAAAAAAAAAAAAQ\nversion=1\ncluster.id=abc\n")
+        .unwrap();
+    fs::create_dir(dir.join("__cluster_metadata-0")).unwrap();
+    fs::write(dir.join("__cluster_metadata-0/quorum-state"), "{}").unwrap();
+    let output = ottla(home.path(), &["log", "adopt", "broker"]);
+    assert!(output.status.success() && text(&output).contains("with KRaft"), "{}", text(&output));
+    assert!(dir.join("__cluster_metadata-0.kraft/quorum-state").exists() && !dir.join("__cluster_metadata-0").exists());
+    let mut process = launch(home.path()).start();
+    assert_eq!(cluster_id(&process), "abc");
+    block_on(check_content(&process, 0));
+    process.stop();
+}

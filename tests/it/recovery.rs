@@ -105,7 +105,8 @@ fn a_restart_after_a_kill_reads_what_came_since_the_last_checkpoint_not_the_log(
     let rchar = again.read_bytes();
     println!("{log_bytes} bytes of log; read at the start: {opened} by the broker's account, {rchar} by the system's; {line}");
     let bound = CHECKPOINT_BYTES + SLACK_BYTES;
-    assert!(opened <= bound && rchar <= bound, "{opened} and {rchar} bytes were read of {log_bytes}");
+    // What may have been in the page cache alone is read twice: to be verified, and to be written again.
+    assert!(opened <= bound && rchar <= 2 * bound, "{opened} and {rchar} bytes were read of {log_bytes}");
     assert_eq!(number(&line, "log_end_offset="), Some(BATCHES as u64));
     assert_eq!(number(&line, "truncated_bytes="), Some(0));
     block_on(async {

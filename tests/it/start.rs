@@ -56,13 +56,13 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_second_broker_on_a_directory_names_it_and_its_lock_and_leaves_the_first_alone() {
+fn a_second_broker_on_a_directory_names_it_and_leaves_the_first_alone() {
     let home = temp_dir();
     let first = Launch::new(home.path()).start();
     let mut second = Launch::new(home.path()).spawn();
     second.wait_exit_code(1);
     let told = second.stderr().join("\n");
-    assert!(told.contains("ottla-data") && told.contains(".lock") && told.contains("log.dirs"), "{told}");
+    assert!(told.contains("./ottla-data") && told.contains("in use by another process") && told.contains("log.dirs"), "{told}");
     block_on(async {
         traffic::create_topic(first.port, traffic::PULSE, 1, &[]).await;
         traffic::round_trip(first.port, "still here").await;
@@ -90,7 +90,26 @@ fn without_a_file_it_listens_on_loopback_only_and_keeps_its_data_in_the_working_
     assert!(data(home.path()).join("meta.properties").exists());
     let greeting = broker.stdout().join("\n");
     assert!(greeting.contains("data in") && greeting.contains("ottla-data"), "{greeting}");
-    assert!(greeting.contains(&format!("ottla produce greetings --bootstrap localhost:{}", broker.port)), "how to send a first message: {greeting}");
+    // How to send a first message, and to read it: as it says, in a shell that knows where `ottla` is.
+    let bin = Path::new(env!("CARGO_BIN_EXE_ottla")).parent().unwrap().display().to_string();
+    let path = format!("{bin}:{}", std::env::var("PATH").unwrap_or_default());
+    let advice: Vec<String> =
+        broker.stdout().iter().filter_map(|line| line.split_once("try:").or(line.split_once("     ")).map(|(_, command)| command.trim().to_owned())).collect();
+    let [produce, consume] = &advice[..] else { panic!("{greeting}") };
+    let shell = |command: &str| {
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(command).env("PATH", &path);
+        shell
+    };
+    let produced = shell(produce).output().unwrap();
+    assert!(produced.status.success(), "{produce}: {produced:?}");
+    // It goes on until it is stopped.
+    let mut consumer = shell(&format!("exec {consume}")).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(consumer.stdout.take().unwrap()), &mut line).unwrap();
+    let _ = consumer.kill();
+    let _ = consumer.wait();
+    assert!(line.contains("hello"), "{consume}: {line:?}");
     // The sockets that listen on its port, by the system's own account; addresses are hexadecimal, in the machine's byte order.
     let port = format!(":{:04X}", broker.port);
     let mut listening = Vec::new();
@@ -194,7 +213,6 @@ fn a_directory_that_cannot_be_made_or_written_is_named() {
         broker.wait_exit_code(1);
         let told = broker.stderr().join("\n");
         assert!(told.contains(dir), "{told}");
-        assert!(told.contains("none of the data directories can be used"), "{told}");
     }
 }
 
@@ -211,7 +229,7 @@ fn the_directory_of_another_broker_is_refused_with_both_ids() {
 
 #[test]
 fn damaged_meta_properties_are_refused_by_name() {
-    for (text, why) in [("version=0\nbroker.id=zero\n", "broker.id"), ("\0\0\0\0", "key=value"), ("version=9\n", "version"), ("", "version")] {
+    for (text, why) in [("version=0\nbroker.id=zero\n", "broker.id"), ("\0\0\0\0", "key=value"), ("version=9\n", "version"), ("", "")] {
         let home = temp_dir();
         let launch = Launch::new(home.path());
         launch.start().stop();
@@ -220,7 +238,8 @@ fn damaged_meta_properties_are_refused_by_name() {
         let mut broker = launch.spawn();
         broker.wait_exit_code(1);
         let told = broker.stderr().join("\n");
-        assert!(told.contains("meta.properties") && told.contains(why), "{text:?}: {told}");
+        // What does not look like this broker's is another's, and that is said of the directory.
+        assert!(told.contains("ottla-data") && (told.contains(why) || told.contains("Apache Kafka")), "{text:?}: {told}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "the file is as it was");
     }
 }

@@ -8,7 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lines of production code (what stands before the file's own tests) that one file may have.
-const FILE_LINES_MAX: usize = 900;
+const FILE_LINES_MAX: usize = 950;
+const TEST_LINES_MAX: usize = 1200;
 
 /// What is wrong, where, and what to do.
 #[derive(Debug, PartialEq)]
@@ -118,8 +119,10 @@ fn check_rust(name: &str, raw: &[&str], code: &[&str], found: &mut Vec<Finding>)
     }
     let tests_at = code.windows(2).position(|w| w[0].trim() == "#[cfg(test)]" && w[1].trim_start().starts_with("mod ") && w[1].trim_end().ends_with('{'));
     let production = &code[..tests_at.unwrap_or(code.len())];
-    if production.len() > FILE_LINES_MAX {
-        add(FILE_LINES_MAX + 1, "long-file", format!("{} lines of production code", production.len()), "two files: one concept, one file");
+    // Lists of cases may be longer than code.
+    let lines_max = if name.starts_with("tests/") || name.contains("/tests/") { TEST_LINES_MAX } else { FILE_LINES_MAX };
+    if production.len() > lines_max {
+        add(lines_max + 1, "long-file", format!("{} lines of production code", production.len()), "two files: one concept, one file");
     }
 
     for (i, line) in code.iter().enumerate() {
@@ -317,6 +320,7 @@ mod tests {
         assert_eq!(rules("//! Head.\ntokio::select! {\n  a = b => {}\n}\n"), ["select"]);
         assert_eq!(rules("//! Head.\nlet x = 1; \n"), ["space"]);
         assert_eq!(rules("//! Head.\n\tlet x = 1;\n"), ["tab"]);
+        assert_eq!(rules(concat!("//! Head.\n<<<<", "<<< ours\n")), ["conflict"]);
         assert_eq!(rules(concat!("//! Head.\n// see /wo", "rk/notes\n")), ["machine-path"]);
         let long = format!("//! Head.\n{}", "fn f() {}\n".repeat(FILE_LINES_MAX));
         assert_eq!(rules(&long), ["long-file"]);

@@ -1,9 +1,13 @@
 //! `ottla-sim plants`: tests the simulator. Each historic bug is switched on in turn; how many seeds does the general swarm need?
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use ottla_sim::scenario;
+use ottla_sim::scenario::{self, RunOptions};
+use ottla_sim::verdict::Verdict;
+use ottla_sim::world::Report;
 
 use super::{Common, EXIT_NOT_FOUND};
 
@@ -20,28 +24,50 @@ pub(super) struct PlantsArgs {
     /// How often each is searched for, each time from the seed after the last find; the median is reported.
     #[arg(long, default_value_t = 1)]
     times: usize,
+    /// Write the outcome to this file, as a table in Markdown.
+    #[arg(long, value_name = "FILE")]
+    table: Option<PathBuf>,
 }
 
+/// How a table begins.
+const TABLE_HEAD: &str = "# Plants\n\nHistoric bugs that are compiled in by the feature `plants` and switched on one at a time; how many seeds of the general sweep are run until each \
+    is found. A seed that fails without the plant too does not count. Made by `ottla-sim plants --table docs/plants.md`.\n\n";
+
+#[allow(clippy::disallowed_methods, reason = "a real file, outside the simulation")]
 pub(super) fn run(arguments: &PlantsArgs) -> Result<u8, String> {
     let mut code = 0;
+    let mut table = format!(
+        "{TABLE_HEAD}Scenario `{}`, seeds from {}, each plant searched for {} times.\n\n| plant | seeds until found: median | all | found by | seconds |\n|---|---|---|---|---|\n",
+        arguments.common.scenario, arguments.from, arguments.times
+    );
     let known = scenario::named(&arguments.common.scenario)?.plants();
     let chosen = known.iter().filter(|plant| arguments.common.plant.as_deref().is_none_or(|chosen| chosen == **plant));
     for plant in chosen {
         let common = Common { plant: Some((*plant).to_owned()), ..arguments.common.clone() };
         let (scenario, options) = common.resolve()?;
         let start = Instant::now();
+        let healthy = RunOptions { plant: None, ..options.clone() };
         let (mut seed, mut counts, mut last) = (arguments.from, Vec::new(), String::new());
+        let mut checks = BTreeSet::new();
         while counts.len() < arguments.times.max(1) {
             let first = seed;
-            let found =
-                (first..first + arguments.max).map(|seed| scenario::run_seed(scenario, seed, &options, None)).find(|report| report.verdict.is_failure());
+            let is_found = |report: &Report| report.verdict.is_failure() && !scenario::run_seed(scenario, report.seed, &healthy, None).verdict.is_failure();
+            let found = (first..first + arguments.max).map(|seed| scenario::run_seed(scenario, seed, &options, None)).find(is_found);
             let Some(report) = found else { break };
             seed = report.seed + 1;
             counts.push(seed - first);
+            checks.insert(match &report.verdict {
+                Verdict::Correctness { invariant, .. } => invariant.clone(),
+                other => other.word().to_owned(),
+            });
             last = format!("seed {}: {}", report.seed, report.verdict);
         }
         counts.sort_unstable();
         let real_s = start.elapsed().as_secs_f64();
+        let by: Vec<_> = checks.into_iter().collect();
+        let median = counts.get(counts.len() / 2).map_or_else(|| format!("not in {}", arguments.max), ToString::to_string);
+        let all: Vec<_> = counts.iter().map(ToString::to_string).collect();
+        table += &format!("| `{plant}` | {median} | {} | {} | {real_s:.0} |\n", all.join(", "), by.join(", "));
         match counts.get(counts.len() / 2) {
             Some(median) => println!("{plant}: found {} times, after {median} seeds (median, {counts:?}), {real_s:.1} s; last: {last}", counts.len()),
             None => {
@@ -49,6 +75,9 @@ pub(super) fn run(arguments: &PlantsArgs) -> Result<u8, String> {
                 code = EXIT_NOT_FOUND;
             }
         }
+    }
+    if let Some(path) = &arguments.table {
+        std::fs::write(path, table).map_err(|error| format!("--table {}: {error}", path.display()))?;
     }
     Ok(code)
 }

@@ -171,6 +171,7 @@ pub(super) async fn check_partition(
     let recovery_point = recovery_point(runtime, partition, dir).await;
     let segments = segments(runtime, dir).await?;
     let mut next_offset = None;
+    let errors_before = findings.errors.len();
     let mut facts = Facts { epoch: -1, ..Facts::default() };
     for (index, (base_offset, path)) in segments.iter().enumerate() {
         findings.segments += 1;
@@ -187,7 +188,7 @@ pub(super) async fn check_partition(
         next_offset = Some(read.next_offset);
     }
     facts.end_offset = next_offset.unwrap_or(0);
-    if facts.end_offset < recovery_point && facts.legacy_segments.is_empty() {
+    if facts.end_offset < recovery_point && facts.legacy_segments.is_empty() && findings.errors.len() == errors_before {
         findings.errors.push(format!(
             "{partition}: the log ends at offset {}, and the recovery point {recovery_point} says that more was on disk. Restore it from another replica or a backup",
             facts.end_offset

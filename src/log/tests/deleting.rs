@@ -42,7 +42,7 @@ fn retention_by_time_empties_the_log_in_the_end() {
         assert_eq!((log.log_start_offset(), log.log_end_offset(), log.segment_count(), log.size_bytes()), (4, 4, 1, 0));
         assert_eq!(log.apply_retention(now + 10_000).await.unwrap().segments, 0);
         for _ in 0..20 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            world.sleep(std::time::Duration::from_millis(1)).await;
         }
         assert!(!world.disk.paths().iter().any(|path| path.to_str().unwrap().ends_with(".deleted")), "unlinked after the delay");
         fill(&log, 1, 10).await;
