@@ -366,7 +366,13 @@ impl<R: Runtime> Input<R> {
         }
         let mut waiting_for_budget: Option<Pin<Box<dyn Future<Output = Chunk> + Send + '_>>> = None;
         let read = poll_fn(|cx| {
-            let mut chunk = match self.chunk.take().or_else(|| pool.try_take(MIN_CHUNK_BYTES)) {
+            let taken = match (self.chunk.take(), &waiting_for_budget) {
+                (Some(chunk), _) => Some(chunk),
+                (None, None) => pool.try_take(MIN_CHUNK_BYTES),
+                // It may have been given its share already, which nobody else has until it is taken.
+                (None, Some(_)) => None,
+            };
+            let mut chunk = match taken {
                 Some(chunk) => chunk,
                 None => {
                     let waiting = waiting_for_budget.get_or_insert_with(|| Box::pin(pool.take(MIN_CHUNK_BYTES)));

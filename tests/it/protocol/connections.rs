@@ -121,6 +121,87 @@ fn a_silent_connection_is_ended() {
 }
 
 /// The budget is 1 MiB, four chunks or one large frame: every connection has to wait for others, and none for ever.
+#[test]
+fn many_connections_share_a_budget_that_is_too_small_for_them() {
+    with_broker(&["queued.max.request.bytes=1048576", "socket.request.max.bytes=1048576"], |server| async move {
+        let setup = server.connect().await;
+        create(&setup, "t", 4, &[]).await;
+        let mut tasks = Vec::new();
+        for worker in 0..24 {
+            let connection = server.connect().await;
+            tasks.push(tokio::spawn(async move {
+                // Of all sizes, below and above the budget.
+                let value = "x".repeat(if worker % 3 == 0 { 700_000 } else { 10 + worker * 1_000 });
+                for _ in 0..4 {
+                    accepted(&connection, "t", worker as i32 % 4, batch(&[&value])).await;
+                    let poll = begin(&connection, 12, fetch_request("t", worker as i32 % 4, 0)).await;
+                    let next = begin(&connection, 12, produce_request("t", worker as i32 % 4, -1, batch(&[&value]))).await;
+                    only(&poll.wait().await.unwrap());
+                    assert_eq!(next.wait().await.unwrap().responses[0].partition_responses[0].error_code, 0);
+                }
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let mut count = 0;
+        for partition in 0..4 {
+            count += latest(&setup, "t", partition).await;
+        }
+        assert_eq!(count, 24 * 4 * 2);
+    });
+}
+
+#[test]
+fn connections_with_a_part_of_a_large_frame_do_not_wait_for_each_other() {
+    with_broker(&["queued.max.request.bytes=1048576", "socket.request.max.bytes=1048576"], |server| async move {
+        let setup = server.connect().await;
+        create(&setup, "t", 1, &[]).await;
+        let value = "x".repeat(900_000);
+        let api = ottla::wire::api::find(0).unwrap();
+        let frame = ottla::wire::frame::encode_request(api, 12, 1, Some("raw"), &produce_request("t", 0, -1, batch(&[&value]))).unwrap();
+        let mut sockets = Vec::new();
+        for _ in 0..6 {
+            let mut socket = server.socket().await;
+            socket.write_all(&frame[..300_000]).await.unwrap();
+            sockets.push(socket);
+        }
+        let mut tasks = Vec::new();
+        for mut socket in sockets {
+            let frame = frame.clone();
+            tasks.push(tokio::spawn(async move {
+                socket.write_all(&frame[300_000..]).await.unwrap();
+                let mut answer = vec![0; socket.read_i32().await.unwrap() as usize];
+                socket.read_exact(&mut answer).await.unwrap();
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(latest(&setup, "t", 0).await, 6);
+    });
+}
+
+#[test]
+fn idle_connections_hold_nothing_of_the_budget() {
+    with_broker(&[], |server| async move {
+        let all = server.broker.chunks().free_budget_bytes();
+        let mut held = Vec::new();
+        for _ in 0..50 {
+            let connection = server.connect().await;
+            ask(&connection, MetadataRequest::default().with_topics(Some(vec![]))).await;
+            held.push(connection);
+        }
+        server.until("all of it is free", || server.broker.chunks().free_budget_bytes() == all).await;
+        // Nor does one that went in the middle of a frame.
+        let mut socket = server.socket().await;
+        socket.write_all(&20_000i32.to_be_bytes()).await.unwrap();
+        socket.write_all(&[0; 10_000]).await.unwrap();
+        server.until("a chunk is taken", || server.broker.chunks().free_budget_bytes() < all).await;
+        drop(socket);
+        server.until("and given back", || server.broker.chunks().free_budget_bytes() == all).await;
+    });
+}
 
 #[test]
 fn a_peer_that_does_not_read_is_ended() {

@@ -1,7 +1,7 @@
 //! Produce: acknowledgements, idempotence, refusals, order.
 
 use kafka_protocol::ResponseError as Error;
-use kafka_protocol::messages::{InitProducerIdRequest, ProduceRequest};
+use kafka_protocol::messages::{InitProducerIdRequest, MetadataRequest, ProduceRequest};
 use ottla::record::Codec;
 
 use super::*;
@@ -44,17 +44,10 @@ fn pipelined_requests_are_answered_in_order() {
 #[test]
 fn more_requests_than_may_be_under_way_are_all_answered() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    with_broker(&[], |server| async move {
-        let connection = server.connect().await;
-        create(&connection, "t", 1, &[]).await;
-        // All in one piece: the broker has them in its buffer when it stops reading.
-        const COUNT: i32 = 2_500;
-        let mut frames = Vec::new();
-        for id in 0..COUNT {
-            let api = ottla::wire::api::find(0).unwrap();
-            let frame = ottla::wire::frame::encode_request(api, 12, id, Some("raw"), &produce_request("t", 0, -1, batch(&["x"]))).unwrap();
-            frames.extend_from_slice(&frame);
-        }
+    const COUNT: i32 = 3_000;
+    /// All in one piece: the broker has them in its buffer when it stops reading.
+    async fn exchange(server: &Server, frame: impl Fn(i32) -> Bytes) {
+        let frames: Vec<u8> = (0..COUNT).flat_map(frame).collect();
         let (mut read, mut write) = server.socket().await.into_split();
         let writing = tokio::spawn(async move {
             write.write_all(&frames).await.unwrap();
@@ -67,6 +60,14 @@ fn more_requests_than_may_be_under_way_are_all_answered() {
             assert_eq!(i32::from_be_bytes(frame[..4].try_into().unwrap()), id);
         }
         drop(writing.await.unwrap());
+    }
+    with_broker(&[], |server| async move {
+        use ottla::wire::{api::find, frame::encode_request};
+        let connection = server.connect().await;
+        create(&connection, "t", 1, &[]).await;
+        // Such as wait for the disk, and such as are answered when they are first looked at and so small that one read brings all of them.
+        exchange(&server, |id| encode_request(find(0).unwrap(), 12, id, None, &produce_request("t", 0, -1, batch(&["x"]))).unwrap()).await;
+        exchange(&server, |id| encode_request(find(3).unwrap(), 1, id, None, &MetadataRequest::default().with_topics(Some(vec![]))).unwrap()).await;
         assert_eq!(latest(&connection, "t", 0).await, i64::from(COUNT));
     });
 }
