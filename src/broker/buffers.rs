@@ -1,10 +1,11 @@
 //! The memory that requests are read into: one budget for the whole broker (`queued.max.request.bytes`), taken before a
 //! body is read, in chunks that are reused and never zeroed. An idle connection holds none.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// The smallest chunk. Large reads make the difference between one system call a request and one for many.
 pub const MIN_CHUNK_BYTES: usize = 256 * 1024;
@@ -17,7 +18,22 @@ pub struct Chunk {
     /// Where requests are read to. Frames are split off its front.
     pub buffer: BytesMut,
     size_bytes: usize,
-    _budget: OwnedSemaphorePermit,
+    share: Share,
+}
+
+/// What a chunk has of the budget; whoever waits for some is told when it goes.
+#[derive(Debug)]
+struct Share {
+    permit: Option<OwnedSemaphorePermit>,
+    is_overdraft: bool,
+    returned: Arc<Notify>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        drop(self.permit.take());
+        self.returned.notify_waiters();
+    }
 }
 
 impl Chunk {
@@ -35,6 +51,8 @@ pub struct ChunkPool {
     /// One connection at a time may outgrow the budget to finish a frame that it has begun: else connections that each hold a
     /// part of a large frame could wait for each other for ever.
     overdraft: Arc<Semaphore>,
+    /// Some of either was given back.
+    returned: Arc<Notify>,
     free: Mutex<Free>,
 }
 
@@ -48,7 +66,13 @@ impl ChunkPool {
     /// A pool that hands out at most `budget_bytes` at a time, though always at least one chunk of any size.
     pub fn new(budget_bytes: usize) -> Self {
         let units = u32::try_from(budget_bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX / 2).clamp((MIN_CHUNK_BYTES / UNIT_BYTES) as u32, u32::MAX / 2);
-        Self { budget: Arc::new(Semaphore::new(units as usize)), budget_units: units, overdraft: Arc::new(Semaphore::new(1)), free: Mutex::default() }
+        Self {
+            budget: Arc::new(Semaphore::new(units as usize)),
+            budget_units: units,
+            overdraft: Arc::new(Semaphore::new(1)),
+            returned: Arc::default(),
+            free: Mutex::default(),
+        }
     }
 
     fn size_for(needed_bytes: usize) -> usize {
@@ -70,48 +94,81 @@ impl ChunkPool {
     pub fn try_take(&self, needed_bytes: usize) -> Option<Chunk> {
         let size_bytes = Self::size_for(needed_bytes);
         let permit = Arc::clone(&self.budget).try_acquire_many_owned(self.units_for(size_bytes)).ok()?;
-        Some(self.make(size_bytes, permit))
+        Some(self.make(size_bytes, permit, false))
     }
 
     /// A chunk of at least `needed_bytes`, once the budget has room. First come, first served.
     pub async fn take(&self, needed_bytes: usize) -> Chunk {
         let size_bytes = Self::size_for(needed_bytes);
         let permit = Arc::clone(&self.budget).acquire_many_owned(self.units_for(size_bytes)).await.expect("the budget is never closed");
-        self.make(size_bytes, permit)
+        self.make(size_bytes, permit, false)
     }
 
-    /// A chunk of at least `needed_bytes` for a frame of which a part is held already.
-    pub async fn take_larger(&self, needed_bytes: usize) -> Chunk {
-        if let Some(chunk) = self.try_take(needed_bytes) {
-            return chunk;
+    /// Moves what `chunk` holds, a part of a frame, to a chunk of at least `needed_bytes`; waits until there is one. May be dropped: then the chunk
+    /// is as it was.
+    ///
+    /// It does not queue for the budget. Whoever waits there for much keeps all that comes free from those behind, and what it holds
+    /// itself never comes.
+    pub async fn grow(&self, chunk: &mut Chunk, needed_bytes: usize) {
+        let size_bytes = Self::size_for(needed_bytes);
+        if chunk.share.is_overdraft {
+            // There is one overdraft, and it is here.
+            let mut buffer = self.buffer(size_bytes);
+            buffer.extend_from_slice(&chunk.buffer);
+            self.recycle(std::mem::replace(&mut chunk.buffer, buffer), chunk.size_bytes);
+            chunk.size_bytes = size_bytes;
+            return;
         }
-        tokio::select! {
-            biased;
-            chunk = self.take(needed_bytes) => chunk,
-            permit = Arc::clone(&self.overdraft).acquire_owned() => {
-                self.make(Self::size_for(needed_bytes), permit.expect("the overdraft is never closed"))
+        let mut larger = self.take_larger(size_bytes).await;
+        larger.buffer.extend_from_slice(&chunk.buffer);
+        self.give(std::mem::replace(chunk, larger));
+    }
+
+    async fn take_larger(&self, size_bytes: usize) -> Chunk {
+        let mut overdraft = pin!(Arc::clone(&self.overdraft).acquire_owned());
+        loop {
+            let mut returned = pin!(self.returned.notified());
+            // From here on nothing is missed.
+            returned.as_mut().enable();
+            if let Some(chunk) = self.try_take(size_bytes) {
+                return chunk;
+            }
+            tokio::select! {
+                biased;
+                permit = &mut overdraft => return self.make(size_bytes, permit.expect("the overdraft is never closed"), true),
+                () = returned => {}
             }
         }
     }
 
-    fn make(&self, size_bytes: usize, permit: OwnedSemaphorePermit) -> Chunk {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = free.chunks.iter().rposition(|(size, _)| *size == size_bytes);
-        let buffer = if let Some(at) = found {
-            free.bytes -= size_bytes;
-            free.chunks.swap_remove(at).1
-        } else {
-            drop(free);
-            BytesMut::with_capacity(size_bytes)
-        };
-        Chunk { buffer, size_bytes, _budget: permit }
+    fn make(&self, size_bytes: usize, permit: OwnedSemaphorePermit, is_overdraft: bool) -> Chunk {
+        let share = Share { permit: Some(permit), is_overdraft, returned: Arc::clone(&self.returned) };
+        Chunk { buffer: self.buffer(size_bytes), size_bytes, share }
     }
 
-    /// Takes a chunk back. It is kept for the next request if nothing still refers to it and the pool keeps little.
+    fn buffer(&self, size_bytes: usize) -> BytesMut {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        match free.chunks.iter().rposition(|(size, _)| *size == size_bytes) {
+            Some(at) => {
+                free.bytes -= size_bytes;
+                free.chunks.swap_remove(at).1
+            }
+            None => {
+                drop(free);
+                BytesMut::with_capacity(size_bytes)
+            }
+        }
+    }
+
+    /// Takes a chunk back.
     pub fn give(&self, chunk: Chunk) {
+        self.recycle(chunk.buffer, chunk.size_bytes);
+    }
+
+    /// Keeps a buffer for the next request if nothing still refers to it and the pool keeps little.
+    fn recycle(&self, mut buffer: BytesMut, size_bytes: usize) {
         /// What the pool keeps for reuse; what is beyond goes back to the allocator.
         const KEEP_BYTES: usize = 16 * 1024 * 1024;
-        let Chunk { mut buffer, size_bytes, _budget } = chunk;
         buffer.clear();
         if buffer.try_reclaim(size_bytes) {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,6 +205,42 @@ mod tests {
         let huge = pool.try_take(8 * MIN_CHUNK_BYTES).unwrap();
         assert!(huge.buffer.capacity() >= 8 * MIN_CHUNK_BYTES);
         assert!(pool.try_take(1).is_none());
+    }
+
+    #[test]
+    fn two_that_hold_a_part_grow_one_after_the_other_and_in_steps() {
+        use futures_util::FutureExt;
+        let pool = ChunkPool::new(2 * MIN_CHUNK_BYTES);
+        let (mut one, mut two) = (pool.try_take(1).unwrap(), pool.try_take(1).unwrap());
+        one.buffer.extend_from_slice(b"one");
+        two.buffer.extend_from_slice(b"two");
+        // Neither fits the budget beside the other. The first draws on the overdraft, as often as it must.
+        pool.grow(&mut one, 2 * MIN_CHUNK_BYTES).now_or_never().unwrap();
+        pool.grow(&mut one, 4 * MIN_CHUNK_BYTES).now_or_never().unwrap();
+        assert_eq!((&one.buffer[..], one.size_bytes()), (&b"one"[..], 4 * MIN_CHUNK_BYTES));
+        {
+            let mut growing = pin!(pool.grow(&mut two, 8 * MIN_CHUNK_BYTES));
+            assert!(growing.as_mut().now_or_never().is_none());
+            // Others do not wait for it.
+            assert!(pool.take(1).now_or_never().is_some());
+            pool.give(one);
+            assert!(growing.as_mut().now_or_never().is_some());
+        }
+        assert_eq!((&two.buffer[..], two.size_bytes()), (&b"two"[..], 8 * MIN_CHUNK_BYTES));
+        pool.give(two);
+        assert_eq!(pool.free_budget_bytes(), 2 * MIN_CHUNK_BYTES);
+    }
+
+    #[test]
+    fn who_waits_to_grow_takes_what_comes_free() {
+        use futures_util::FutureExt;
+        let pool = ChunkPool::new(3 * MIN_CHUNK_BYTES);
+        let (mut one, two, mut three) = (pool.try_take(1).unwrap(), pool.try_take(1).unwrap(), pool.try_take(1).unwrap());
+        pool.grow(&mut three, 2 * MIN_CHUNK_BYTES).now_or_never().unwrap();
+        let mut growing = Box::pin(pool.grow(&mut one, 2 * MIN_CHUNK_BYTES));
+        assert!(growing.as_mut().now_or_never().is_none(), "the overdraft is taken");
+        pool.give(two);
+        assert!(growing.as_mut().now_or_never().is_some(), "the budget has room, the overdraft is still taken");
     }
 
     #[test]

@@ -361,9 +361,7 @@ impl<R: Runtime> Input<R> {
             };
             if chunk.buffer.capacity() - buffered < wanted && !chunk.buffer.try_reclaim(wanted) {
                 let size_bytes = if plenty { needed } else { needed.min(2 * buffered) };
-                let mut larger = pool.take_larger(size_bytes.max(MIN_CHUNK_BYTES)).await;
-                larger.buffer.extend_from_slice(&chunk.buffer);
-                pool.give(std::mem::replace(chunk, larger));
+                pool.grow(chunk, size_bytes.max(MIN_CHUNK_BYTES)).await;
             }
         }
         let mut waiting_for_budget: Option<Pin<Box<dyn Future<Output = Chunk> + Send + '_>>> = None;
