@@ -274,10 +274,24 @@ impl<R: Runtime> Log<R> {
             }
             Ok(file)
         };
-        let file = make.await.map_err(|error| LogError::io(&path, error))?;
+        let file = match make.await {
+            Ok(file) => file,
+            Err(error) => {
+                // The next append may go on in the old segment: then a file that begins within it must not be there.
+                match inner.rt.disk().remove_file(&path).await {
+                    Err(left) if left.kind() != std::io::ErrorKind::NotFound => {
+                        self.fail(format!("{} was made in vain ({error}) and could not be removed: {left}. Restart the broker when the disk is well", path.display()));
+                    }
+                    _ => {}
+                }
+                return Err(LogError::io(&path, error));
+            }
+        };
         if writer.preallocated_bytes > writer.position {
-            // Gives back what was reserved behind the end.
-            writer.open.file.set_len(writer.position).await.map_err(|error| LogError::io(&self.segment_path(writer.active.base_offset), error))?;
+            // Gives back what was reserved behind the end. If it cannot be given back it is only taken.
+            if let Err(error) = writer.open.file.set_len(writer.position).await {
+                tracing::warn!(partition = %self.partition(), "space reserved behind a segment's end was not given back: {error}");
+            }
         }
         inner.new_names.store(true, Ordering::Release);
         let was_empty = writer.position == 0;

@@ -241,7 +241,16 @@ impl<R: Runtime> Producer<R> {
     async fn send_without_answer(&mut self, connection: &Connection<R>) {
         if let Some(batch) = self.in_flight.pop_front() {
             if let Ok(version) = connection.version_up_to::<ProduceRequest>(self.habit.version) {
-                let _ = connection.send_only(version, &self.request(&batch)).await;
+                let request = self.request(&batch);
+                // Nothing comes back that would tell of a peer that is gone.
+                let is_sent = tokio::select! {
+                    biased;
+                    _ = connection.send_only(version, &request) => true,
+                    () = self.link.runtime.sleep(Duration::from_secs(10)) => false,
+                };
+                if !is_sent {
+                    self.link.disconnect();
+                }
             }
             self.link.shared.history().sent(batch.ticket, Outcome::Unknown);
         }
