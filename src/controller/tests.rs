@@ -10,8 +10,10 @@ use super::configs::tests::TestRules;
 use super::image::Endpoint;
 use super::*;
 use crate::coordination::op::{ANY_VERSION, CreateMode};
+use crate::log::adoption::{AdoptedPartition, Adoption};
 use crate::runtime::Task;
 use crate::runtime::tokio::{TokioRuntime, run};
+use crate::topic_partition::TopicPartition;
 
 fn with_dir<F, Fut>(body: F)
 where
@@ -324,5 +326,40 @@ fn a_change_outlives_whoever_asked_for_it() {
             assert!(!once);
         }
         images.wait_for(|image| image.topic("t").is_some()).await.unwrap();
+    });
+}
+
+#[test]
+fn adopted_topics_are_registered_once_above_all_that_kafka_gave_out() {
+    with_dir(|rt, dir| async move {
+        let coordination = Coordination::open(rt.clone(), &dir).await.unwrap();
+        let partition =
+            |topic: &str, number, id, leader_epoch| (TopicPartition::new(topic, number), AdoptedPartition { topic_id: Uuid::from_u128(id), leader_epoch });
+        let partitions = [partition("a", 0, 5, 3), partition("a", 2, 5, -1), partition("old", 0, 0, 9), partition("__consumer_offsets", 0, 6, 1)];
+        let found = Adoption { partitions: partitions.into_iter().collect(), max_producer_id: 4321 };
+        let register = |found: Adoption| {
+            let (rt, coordination) = (rt.clone(), coordination.clone());
+            async move { adoption::register(&rt, &coordination, 1, Some("kafkas"), 1 << 20, &found).await }
+        };
+        assert_eq!(register(found.clone()).await.unwrap().len(), 3);
+        // As after a crash before the directories' mark.
+        assert!(register(found.clone()).await.unwrap().is_empty());
+        let config = ControllerConfig { expected_cluster_id: Some("kafkas".to_owned()), ..config() };
+        let controller = Controller::start(rt.clone(), coordination.clone(), config).await.unwrap();
+        let image = controller.image();
+        assert_eq!(image.cluster_id, "kafkas");
+        let epochs = |topic: &str| image.topics[topic].partitions.iter().map(|partition| (partition.leader, partition.leader_epoch)).collect::<Vec<_>>();
+        assert_eq!((epochs("a"), epochs("old")), (vec![(1, 4), (1, 1), (1, 1)], vec![(1, 10)]));
+        assert_eq!(image.topics["a"].id, Uuid::from_u128(5));
+        assert!(!image.topics["old"].id.is_nil());
+        assert_eq!(image.topics["a"].config["retention.ms"], "-1");
+        assert_eq!(image.topics["__consumer_offsets"].config["cleanup.policy"], "compact");
+        assert!(controller.allocate_producer_id().await.unwrap() > 4321 + 900_000);
+        for (other, words) in [(partition("a", 0, 7, 0), "id AAAAAAAAAAAAAAAAAAAABw"), (partition("a", 3, 5, 0), "4 partitions")] {
+            let error = register(Adoption { partitions: [other].into_iter().collect(), max_producer_id: -1 }).await.unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let error = adoption::register(&rt, &coordination, 1, Some("other"), 1 << 20, &found).await.unwrap_err();
+        assert!(matches!(error, StartError::InconsistentClusterId { .. }), "{error}");
     });
 }

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use super::adoption::{ADOPTED_KEY, ADOPTED_OFFSETS, Adoption, FORMAT, FORMAT_KEY, check_origin, is_pending};
-use super::checkpoint::{read_offsets, read_small_file, replace_file};
+use super::checkpoint::{parse_offsets, read_offsets, read_small_file, replace_file};
 use super::config::LogConfig;
 use super::dir::{CheckpointKind, DirFailures, LogDir, OPEN_SEGMENTS_MAX};
 use super::error::LogError;
@@ -701,14 +701,13 @@ async fn read_dir<R: Runtime>(
     }
     let mut adopted_offsets = BTreeMap::new();
     if meta.other.contains_key(ADOPTED_KEY) {
-        adopted_offsets = match read_offsets(rt, &path.join(ADOPTED_OFFSETS)).await {
-            // Only what looks for lost files in between is lost.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                tracing::error!("a damaged checkpoint is not used: {error}");
-                partitions.iter().map(|partition| (partition.clone(), i64::MAX)).collect()
-            }
-            read => read?,
-        };
+        let content = read_small_file(rt, &path.join(ADOPTED_OFFSETS)).await?;
+        let parsed = content.and_then(|content| parse_offsets(&String::from_utf8_lossy(&content)).ok());
+        adopted_offsets = parsed.unwrap_or_else(|| {
+            // Only the look for lost files in between is lost.
+            tracing::error!(path = %path.join(ADOPTED_OFFSETS).display(), "missing or damaged: any gap in offsets is taken for compaction's");
+            partitions.iter().map(|partition| (partition.clone(), i64::MAX)).collect()
+        });
     }
     Ok(Opened { dir: dir.clone(), lock, meta, pending, adopted_offsets, offsets, partitions })
 }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::*;
 use crate::log::manager::PartitionError;
 use crate::log::{LogManager, LogManagerConfig, OpenError};
+use crate::runtime::Open;
 
 fn config() -> LogManagerConfig {
     LogManagerConfig { dirs: vec!["/one".into(), "/two".into()], broker_id: 7, ..LogManagerConfig::default() }
@@ -173,5 +174,61 @@ fn many_dirty_partitions_share_a_sync() {
         assert!(syncs < 20, "{syncs}");
         let again = start(&world.crash(2)).await;
         assert!(again.all().len() == 100 && again.all().iter().all(|log| log.log_end_offset() == 1));
+    });
+}
+
+async fn write(world: &World, path: &str, content: &str) {
+    let file = world.disk().open(path.as_ref(), Open::Create).await.unwrap();
+    file.set_len(0).await.unwrap();
+    file.write_at(0, [bytes::Bytes::from(content.to_owned())].into_iter().collect()).await.unwrap();
+    file.sync_data().await.unwrap();
+}
+
+#[test]
+fn kafkas_directories_wait_for_their_adoption_and_for_its_end() {
+    world::run(|world| async move {
+        // A log whose offsets have a gap, as compaction leaves it.
+        let manager = start(&world).await;
+        let partition = TopicPartition::new("t", 0);
+        let log = manager.get_or_create(&partition, Uuid::from_u128(5), small()).await.unwrap();
+        let home = log.path().parent().unwrap().to_string_lossy().into_owned();
+        fill(&log, 4, 5000).await;
+        let batches = |log: &Log<World>| log.segment_base_offsets();
+        assert!(batches(&log).len() > 2, "{:?}", batches(&log));
+        let hole = log.path().join(format!("{:020}.log", batches(&log)[1]));
+        manager.shutdown().await;
+        drop((log, manager));
+        let kafkas = "version=0\nbroker.id=7\ncluster.id=abc\n";
+        write(&world, &format!("{home}/meta.properties"), kafkas).await;
+        write(&world, &format!("{home}/recovery-point-offset-checkpoint"), "0\n0\n").await;
+        world.disk().remove_file(&hole).await.unwrap();
+
+        let before = world.disk.bytes(format!("{home}/meta.properties").as_ref());
+        let error = LogManager::open(world.clone(), config(), |_| small()).await.map(drop).unwrap_err();
+        assert!(matches!(error, OpenError::NotAdopted { .. }) && error.to_string().contains("ottla log adopt"), "{error}");
+        assert_eq!(world.disk.bytes(format!("{home}/meta.properties").as_ref()), before);
+
+        let adopted = format!("{kafkas}ottla.adopted.from=kafka-zookeeper\nottla.adopted.max.producer.id=17\n");
+        write(&world, &format!("{home}/meta.properties"), &adopted).await;
+        // Until the topics are registered, each start is the first one. Without the list of ends gaps are taken to be compaction's everywhere.
+        for ends in [None, Some("0\n1\nt 0 4\n")] {
+            if let Some(ends) = ends {
+                write(&world, &format!("{home}/ottla-adopted-offset-checkpoint"), ends).await;
+            }
+            let manager = start(&world).await;
+            let adoption = manager.adoption().unwrap();
+            assert_eq!((adoption.max_producer_id, adoption.partitions[&partition].topic_id), (17, Uuid::from_u128(5)));
+            assert_eq!(manager.get(&partition).unwrap().log_end_offset(), 4);
+        }
+        let manager = start(&world).await;
+        manager.set_cluster_id("abc").await.unwrap();
+        manager.shutdown().await;
+        drop(manager);
+        let manager = start(&world).await;
+        assert!(manager.adoption().is_none());
+        assert_eq!(manager.cluster_id(), Some("abc"));
+        let log = manager.get(&partition).unwrap();
+        fill(&log, 1, 10).await;
+        assert_eq!(log.log_end_offset(), 5);
     });
 }
