@@ -29,7 +29,8 @@ impl<R: Runtime> Topics for KnownTopics<R> {
     }
 }
 
-/// Between two attempts to open a replica that could not be opened, on a disk that was full, say.
+/// Between two attempts to open a replica that could not be opened, or to load a partition of group offsets that could not be loaded or
+/// whose log failed: on a disk that was full, say.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// How far the replicas have followed the metadata. One task follows, image after image: two that did it at the same time could apply
@@ -70,6 +71,8 @@ impl<R: Runtime> Broker<R> {
                 () = self.following.wake.notified() => images.has_changed().unwrap_or(true),
                 () = &mut again => {
                     again.reset(self.runtime.now() + RETRY);
+                    let image = images.borrow().clone();
+                    self.lead_groups(&image);
                     self.replicas.lacks_any()
                 }
             };

@@ -272,13 +272,25 @@ impl<R: Runtime> Log<R> {
             if file.len().await? > 0 {
                 file.set_len(0).await?;
             }
+            if writer.preallocated_bytes > writer.position {
+                // Gives back what was reserved behind the end: the length of a sealed segment is that of its batches.
+                writer.open.file.set_len(writer.position).await?;
+            }
             Ok(file)
         };
-        let file = make.await.map_err(|error| LogError::io(&path, error))?;
-        if writer.preallocated_bytes > writer.position {
-            // Gives back what was reserved behind the end.
-            writer.open.file.set_len(writer.position).await.map_err(|error| LogError::io(&self.segment_path(writer.active.base_offset), error))?;
-        }
+        let file = match make.await {
+            Ok(file) => file,
+            Err(error) => {
+                // The next append may go on in the old segment: then a file that begins within it must not be there.
+                match inner.rt.disk().remove_file(&path).await {
+                    Err(left) if left.kind() != std::io::ErrorKind::NotFound => {
+                        self.fail(format!("{} was made in vain ({error}) and could not be removed: {left}. Restart the broker when the disk is well", path.display()));
+                    }
+                    _ => {}
+                }
+                return Err(LogError::io(&path, error));
+            }
+        };
         inner.new_names.store(true, Ordering::Release);
         let was_empty = writer.position == 0;
         if was_empty {

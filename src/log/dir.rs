@@ -183,6 +183,18 @@ impl<R: Runtime> LogDir<R> {
         self.write_checkpoint(CheckpointKind::LogStart).await
     }
 
+    /// Makes sure that no checkpoint speaks of a partition, which is about to be made: one of the same name, deleted since, may have left its
+    /// offsets, and after a crash recovery would miss records that never were.
+    pub(super) async fn forget_offsets(&self, partition: &TopicPartition) -> Result<(), LogError> {
+        for kind in CheckpointKind::ALL {
+            let is_free = self.written[kind as usize].lock().await.as_ref().is_some_and(|written| !written.contains_key(partition));
+            if !is_free {
+                self.write_checkpoint(kind).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a checkpoint of all partitions durable, if it differs from the last one.
     pub(super) async fn write_checkpoint(&self, kind: CheckpointKind) -> Result<(), LogError> {
         let mut written = self.written[kind as usize].lock().await;

@@ -411,6 +411,9 @@ impl<R: Runtime> LogManager<R> {
         let path = dir.path.join(partition.to_string());
         let disk = inner.rt.disk();
         let io = |error| LogError::io(&path, error);
+        for dir in inner.dirs.iter().filter(|dir| dir.failure().is_none()) {
+            dir.forget_offsets(partition).await?;
+        }
         disk.create_dir(&path).await.map_err(io)?;
         let metadata = text_bytes(partition_metadata::encode(topic_id));
         let result = replace_file(&inner.rt, &path, PARTITION_METADATA, metadata).await;

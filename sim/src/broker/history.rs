@@ -52,6 +52,8 @@ pub struct Send {
     pub values: Vec<ValueId>,
     /// Whether the producer numbers its batches.
     pub idempotent: bool,
+    /// Counts the producer ids that it has had: what was sent under an earlier one, and given up, may come late.
+    pub session: u32,
     /// How many times it went out.
     pub attempts: u32,
     /// What came of it; `None` while under way.
@@ -205,9 +207,9 @@ impl History {
     }
 
     /// A batch goes out for the first time.
-    pub fn send(&mut self, place: Place, values: Vec<ValueId>, idempotent: bool) -> SendTicket {
+    pub fn send(&mut self, place: Place, values: Vec<ValueId>, idempotent: bool, session: u32) -> SendTicket {
         self.tick();
-        self.sends.push(Send { place, values, idempotent, attempts: 1, outcome: None });
+        self.sends.push(Send { place, values, idempotent, session, attempts: 1, outcome: None });
         SendTicket(self.sends.len() - 1)
     }
 
@@ -359,7 +361,7 @@ impl History {
         }
         let mut found: Vec<(Place, Violation)> = Vec::new();
         let mut known = BTreeSet::new();
-        let mut last_of: BTreeMap<(u32, &Place), (ValueId, i64)> = BTreeMap::new();
+        let mut last_of: BTreeMap<(u32, u32, &Place), (ValueId, i64)> = BTreeMap::new();
         for send in &self.sends {
             for (index, value) in send.values.iter().enumerate() {
                 known.insert(*value);
@@ -403,7 +405,7 @@ impl History {
                 }
                 // Only the first appearance of a record has a place in its producer's order; a plain producer's retry may come later.
                 if let Some((_, offset)) = places.iter().min_by_key(|(_, offset)| *offset) {
-                    let last = last_of.entry((value.producer, &send.place)).or_insert((*value, *offset));
+                    let last = last_of.entry((value.producer, send.session, &send.place)).or_insert((*value, *offset));
                     if send.idempotent && *offset < last.1 {
                         let what = format!("{value:?} at {offset} was sent after {:?}, which is at {}", last.0, last.1);
                         found.push((send.place.clone(), Violation { check: "order", what }));
@@ -484,7 +486,7 @@ mod tests {
     }
 
     fn sent(history: &mut History, numbers: &[u32], idempotent: bool, outcome: Outcome) {
-        let ticket = history.send(place(), numbers.iter().copied().map(value).collect(), idempotent);
+        let ticket = history.send(place(), numbers.iter().copied().map(value).collect(), idempotent, 0);
         history.sent(ticket, outcome);
     }
 
@@ -550,7 +552,7 @@ mod tests {
     #[test]
     fn a_plain_producer_may_double_what_it_sent_twice() {
         let mut history = History::default();
-        let ticket = history.send(place(), vec![value(1)], false);
+        let ticket = history.send(place(), vec![value(1)], false, 0);
         history.resend(ticket);
         history.sent(ticket, Outcome::Acked { base_offset: 1 });
         assert_eq!(checks(history, &[(0, 1), (1, 1)]), Vec::<&str>::new());

@@ -76,7 +76,14 @@ impl Plan {
         let draws = &mut draws;
         let groups_vanish = draws.chance(250_000);
         let broker = draw_broker(draws, groups_vanish);
-        let topics = (0..draws.between(1, 4)).map(|number| draw_topic(draws, number)).collect();
+        // A seed that loses what it may lose proves less: few have topics that are not flushed at once.
+        let weak_ppm = if draws.chance(150_000) { 500_000 } else { 0 };
+        let topics = (0..draws.between(1, 4))
+            .map(|number| {
+                let is_weak = draws.chance(weak_ppm);
+                draw_topic(draws, number, is_weak)
+            })
+            .collect();
         let max_pause_ms = *draws.pick(&[200, 500, 1_500]);
         let producers = (0..draws.between(2, 5)).map(|_| draw_producer(draws, max_pause_ms)).collect();
         let readers = (0..draws.between(1, 3)).map(|_| draw_reader(draws)).collect();
@@ -149,7 +156,7 @@ fn draw_broker(draws: &mut Stream, groups_vanish: bool) -> BTreeMap<String, Stri
     broker.0
 }
 
-fn draw_topic(draws: &mut Stream, number: u64) -> TopicPlan {
+fn draw_topic(draws: &mut Stream, number: u64, is_weak: bool) -> TopicPlan {
     let mut configs = Settings::default();
     configs.set("internal.segment.bytes", draws.pick(&[8_192, 16_384, 65_536, 1_048_576]));
     if draws.chance(250_000) {
@@ -168,7 +175,7 @@ fn draw_topic(draws: &mut Stream, number: u64) -> TopicPlan {
     if draws.chance(200_000) {
         configs.set("compression.type", draws.pick(&["uncompressed", "lz4", "gzip", "snappy"]));
     }
-    if draws.chance(150_000) {
+    if is_weak {
         configs.set("flush.messages", draws.pick(&["10", NEVER]));
         if draws.chance(500_000) {
             configs.set("flush.ms", draws.pick(&[100, 3_000]));
@@ -180,12 +187,14 @@ fn draw_topic(draws: &mut Stream, number: u64) -> TopicPlan {
 fn draw_producer(draws: &mut Stream, max_pause_ms: u64) -> producer::Habit {
     let idempotent = draws.chance(700_000);
     let acks = if idempotent { -1 } else { *draws.pick(&[-1, -1, 1, 0]) };
+    // The last of these is more than the smallest segments take.
+    let (max_records, max_bytes) = *draws.pick(&[(1, 30), (1, 800), (5, 200), (5, 800), (30, 30), (30, 200), (30, 200), (30, 800)]);
     producer::Habit {
         idempotent,
         acks,
         depth: if idempotent { draws.between(1, 5) as usize } else { 1 },
-        max_records: *draws.pick(&[1, 5, 30]),
-        max_bytes: *draws.pick(&[30, 200, 800]),
+        max_records,
+        max_bytes,
         max_pause_ms: draws.between(max_pause_ms / 4, max_pause_ms),
         version: draws.between(3, 12) as i16,
         reconnect_ppm: *draws.pick(&[0, 5_000, 100_000]),

@@ -61,6 +61,8 @@ struct Producer<R: Runtime> {
     in_flight: VecDeque<Batch>,
     /// Partitions that have acknowledged a batch under the current producer id.
     known_at: BTreeSet<Place>,
+    /// Counts its producer ids.
+    session: u32,
     /// Its sequences are of no use any more: it needs another producer id.
     begins_anew: bool,
 }
@@ -76,6 +78,7 @@ pub async fn run<R: Runtime>(link: Link<R>, id: u32, habit: Habit) {
         next_sequence: BTreeMap::new(),
         in_flight: VecDeque::new(),
         known_at: BTreeSet::new(),
+        session: 0,
         begins_anew: false,
     };
     if producer.habit.idempotent && !producer.init().await {
@@ -102,7 +105,7 @@ pub async fn send_one<R: Runtime>(link: &mut Link<R>, value: ValueId, place: &Pl
     let mut builder = BatchBuilder::new();
     builder.push(link.runtime.unix_ms(), None, Some(&value.encode(100)), &[]);
     let request = produce_request(place, builder.build(), -1);
-    let ticket = link.shared.history().send(place.clone(), vec![value], false);
+    let ticket = link.shared.history().send(place.clone(), vec![value], false, 0);
     let mut last = String::from("no answer");
     while link.runtime.now() < deadline {
         if let Ok(response) = link.call(9, &request, Duration::from_secs(10)).await
@@ -169,7 +172,7 @@ impl<R: Runtime> Producer<R> {
         for value in &values {
             builder.push(now, None, Some(&value.encode(self.habit.max_bytes)), &[]);
         }
-        let ticket = self.link.shared.history().send(place.clone(), values, self.habit.idempotent);
+        let ticket = self.link.shared.history().send(place.clone(), values, self.habit.idempotent, self.session);
         let mut bytes = builder.build();
         if !self.habit.idempotent && self.link.stream.chance(self.habit.corrupt_ppm) {
             // Its checksum does not fit: refused for certain.
@@ -241,7 +244,16 @@ impl<R: Runtime> Producer<R> {
     async fn send_without_answer(&mut self, connection: &Connection<R>) {
         if let Some(batch) = self.in_flight.pop_front() {
             if let Ok(version) = connection.version_up_to::<ProduceRequest>(self.habit.version) {
-                let _ = connection.send_only(version, &self.request(&batch)).await;
+                let request = self.request(&batch);
+                // Nothing comes back that would tell of a peer that is gone.
+                let is_sent = tokio::select! {
+                    biased;
+                    _ = connection.send_only(version, &request) => true,
+                    () = self.link.runtime.sleep(Duration::from_secs(10)) => false,
+                };
+                if !is_sent {
+                    self.link.disconnect();
+                }
             }
             self.link.shared.history().sent(batch.ticket, Outcome::Unknown);
         }
@@ -310,6 +322,7 @@ impl<R: Runtime> Producer<R> {
     }
 
     fn give_everything_up(&mut self) {
+        self.session += 1;
         self.next_sequence.clear();
         self.known_at.clear();
         for batch in std::mem::take(&mut self.in_flight) {
