@@ -54,7 +54,15 @@ async fn serve(runtime: TokioRuntime, config: BrokerConfig) -> ExitCode {
         _ = interrupt.recv() => {}
     }
     println!("stopping: flushing what is written");
-    broker.shutdown().await;
+    tokio::select! {
+        biased;
+        () = broker.shutdown() => {}
+        // Whoever asks twice does not want to wait; what is not flushed recovery deals with, as after any kill.
+        _ = async { tokio::select! { biased; _ = terminate.recv() => {} _ = interrupt.recv() => {} } } => {
+            eprintln!("ottla: asked to stop a second time: stopping without waiting; the next start checks the ends of the logs");
+            std::process::exit(1);
+        }
+    }
     println!("stopped");
     ExitCode::SUCCESS
 }

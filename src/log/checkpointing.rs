@@ -88,6 +88,7 @@ impl<R: Runtime> Log<R> {
     async fn write_checkpoint(&self, checkpoint: &Checkpoint<R>) -> Result<(), LogError> {
         let inner = &*self.inner;
         let (rt, dir, path) = (&inner.rt, &inner.dir, self.path());
+        self.write_unindexed().await?;
         let (segment, open) = &checkpoint.segment;
         dir.check("index write", path, write_indexes(rt, path, segment.base_offset, open).await).await?;
         let epochs = inner.epochs.read().expect("no panic holds it").encode();
@@ -118,6 +119,21 @@ impl<R: Runtime> Log<R> {
         Ok(())
     }
 
+    /// Writes the indexes that recovery made and could not write: once a producer snapshot lies behind a segment its files are taken as they are.
+    async fn write_unindexed(&self) -> Result<(), LogError> {
+        let inner = &*self.inner;
+        loop {
+            let Some((segment, open)) = inner.unindexed.lock().expect("no panic holds it").last().cloned() else { return Ok(()) };
+            // Retention may have deleted it.
+            let is_there = inner.segments.read().expect("no panic holds it").get(&segment.base_offset).is_some_and(|known| Arc::ptr_eq(known, &segment));
+            if is_there {
+                inner.dir.check("index write", self.path(), write_indexes(&inner.rt, self.path(), segment.base_offset, &open).await).await?;
+                segment.unpin(&inner.dir.cache);
+            }
+            inner.unindexed.lock().expect("no panic holds it").pop();
+        }
+    }
+
     /// Makes everything that recovery would have to read or rebuild durable, up to the log's end.
     pub(super) async fn checkpoint_now(&self) -> Result<(), LogError> {
         {
@@ -127,7 +143,8 @@ impl<R: Runtime> Log<R> {
             let pending = !self.inner.checkpoints.lock().expect("no panic holds it").is_empty();
             // Those of a log that has not grown may have been rebuilt.
             let indexed = writer.open.indexes.read().expect("no panic holds it").is_written();
-            if pending || !indexed || newest != Some(writer.end_offset) {
+            let unindexed = !self.inner.unindexed.lock().expect("no panic holds it").is_empty();
+            if pending || unindexed || !indexed || newest != Some(writer.end_offset) {
                 let checkpoint = writer.checkpoint(false);
                 self.queue_checkpoint(checkpoint);
             }

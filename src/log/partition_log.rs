@@ -99,6 +99,8 @@ pub(super) struct Inner<R: Runtime> {
     /// When the oldest record that is not durable was written, for `flush.ms`.
     pub unflushed_since: Mutex<Option<Instant>>,
 
+    /// Complete segments whose indexes could not be written when the log was opened: they come before the next checkpoint.
+    pub unindexed: Mutex<Vec<ActiveSegment<R>>>,
     /// Checkpoints that wait for the flush.
     pub checkpoints: Mutex<VecDeque<Checkpoint<R>>>,
     /// Held while a checkpoint is written.
@@ -154,7 +156,7 @@ impl<R: Runtime> Log<R> {
     ) -> Self {
         let rt = dir.rt.clone();
         let trace_id = u64::from(crc32fast::hash(partition.to_string().as_bytes()));
-        let Recovered { segments, writer, epochs, aborted, gaps_below, log_start_offset, snapshots, .. } = recovered;
+        let Recovered { segments, writer, epochs, aborted, gaps_below, log_start_offset, unindexed, snapshots, .. } = recovered;
         let end_offset = writer.end_offset;
         let inactive_bytes = segments.values().map(|segment| segment.size_bytes()).sum::<u64>() - writer.position;
         let boundaries = Boundaries::new(writer.active.base_offset, Boundary { offset: end_offset, position: writer.position });
@@ -186,6 +188,7 @@ impl<R: Runtime> Log<R> {
             unsynced: Mutex::default(),
             new_names: AtomicBool::new(false),
             unflushed_since: Mutex::new(None),
+            unindexed: Mutex::new(unindexed),
             checkpoints: Mutex::default(),
             checkpoint_lock: tokio::sync::Mutex::new(()),
             snapshots: Mutex::new(snapshots),
@@ -196,7 +199,7 @@ impl<R: Runtime> Log<R> {
 
     /// Replaces everything by what recovery found after a truncation. The caller holds the writer and the flush lock.
     pub(super) fn install(&self, writer: &mut Writer<R>, recovered: Recovered<R>) {
-        let Recovered { segments, writer: new, epochs, aborted, log_start_offset, snapshots, .. } = recovered;
+        let Recovered { segments, writer: new, epochs, aborted, log_start_offset, unindexed, snapshots, .. } = recovered;
         let inner = &*self.inner;
         *writer = new;
         let inactive_bytes = segments.values().map(|segment| segment.size_bytes()).sum::<u64>() - writer.position;
@@ -207,6 +210,7 @@ impl<R: Runtime> Log<R> {
         *inner.boundaries.lock().expect("no panic holds it") =
             Boundaries::new(writer.active.base_offset, Boundary { offset: writer.end_offset, position: writer.position });
         inner.unsynced.lock().expect("no panic holds it").clear();
+        *inner.unindexed.lock().expect("no panic holds it") = unindexed;
         inner.checkpoints.lock().expect("no panic holds it").clear();
         inner.inactive_bytes.store(inactive_bytes, Ordering::Release);
         inner.log_start_offset.store(log_start_offset, Ordering::Release);

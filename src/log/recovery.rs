@@ -137,6 +137,8 @@ pub(super) struct Recovered<R: Runtime> {
     pub aborted: Vec<AbortedTransaction>,
     pub gaps_below: i64,
     pub log_start_offset: i64,
+    /// Complete segments whose indexes could not be written.
+    pub unindexed: Vec<(Arc<Segment<R>>, Arc<OpenSegment<R>>)>,
     pub snapshots: BTreeSet<i64>,
     pub report: RecoveryReport,
 }
@@ -263,10 +265,10 @@ impl<R: Runtime> Recovery<'_, R> {
         epochs.truncate_from_start(log_start_offset);
         self.report.log_end_offset = end_offset;
         self.report.verified_from_offset = from_offset;
-        let (segments, writer) = self.assemble(&files.bases[..first], verified, end_offset, producers).await?;
+        let (segments, unindexed, writer) = self.assemble(&files.bases[..first], verified, end_offset, producers).await?;
         self.rt.event("log.recovered", &[u64::from(crc32fast::hash(self.partition.to_string().as_bytes())), end_offset as u64, self.report.truncated_bytes]);
         let (aborted, gaps_below) = (std::mem::take(&mut self.aborted), self.existing.gaps_below);
-        Ok(Recovered { segments, writer, epochs, aborted, gaps_below, log_start_offset, snapshots: files.snapshots, report: self.report })
+        Ok(Recovered { segments, writer, epochs, aborted, gaps_below, log_start_offset, unindexed, snapshots: files.snapshots, report: self.report })
     }
 
     /// What is there. Removes what was deleted or half written.
@@ -610,13 +612,14 @@ impl<R: Runtime> Recovery<'_, R> {
         verified: Vec<Verified<R>>,
         end_offset: i64,
         producers: ProducerStates,
-    ) -> Result<(BTreeMap<i64, Arc<Segment<R>>>, Writer<R>), RecoveryError> {
+    ) -> Result<(BTreeMap<i64, Arc<Segment<R>>>, Vec<(Arc<Segment<R>>, Arc<OpenSegment<R>>)>, Writer<R>), RecoveryError> {
         let mut segments = BTreeMap::new();
         for base_offset in untouched {
             let (_, _, size_bytes) = self.open(*base_offset).await?;
             segments.insert(*base_offset, Segment::closed(*base_offset, size_bytes));
         }
         let mut active = None;
+        let mut unindexed = Vec::new();
         let count = verified.len();
         for (at, segment) in verified.into_iter().enumerate() {
             let Verified { base_offset, file, position, mut indexes, max_time, first_timestamp, .. } = segment;
@@ -630,11 +633,13 @@ impl<R: Runtime> Recovery<'_, R> {
                     segments.insert(base_offset, closed);
                     continue;
                 }
-                // A full disk, perhaps: they stay in memory.
+                // A full disk, perhaps: they stay in memory until the next checkpoint, which must not come before them.
             }
             let (segment, open) = Segment::pinned(base_offset, position, file, indexes, max_time);
             segments.insert(base_offset, segment.clone());
-            if !complete {
+            if complete {
+                unindexed.push((segment, open));
+            } else {
                 active = Some((segment, open, position, max_time, first_timestamp));
             }
         }
@@ -654,7 +659,7 @@ impl<R: Runtime> Recovery<'_, R> {
             unflushed_records: 0,
             preallocated_bytes: 0,
         };
-        Ok((segments, writer))
+        Ok((segments, unindexed, writer))
     }
 
     async fn make_segment(&mut self, base_offset: i64) -> Result<(), RecoveryError> {

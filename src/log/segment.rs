@@ -177,7 +177,7 @@ impl<R: Runtime> Segment<R> {
         if rebuilt && !faster {
             tracing::warn!(directory = %dir.display(), segment = self.base_offset, "rebuilt missing or damaged indexes");
             // Without files they stay in memory, and the next start makes them again.
-            if let Err(error) = write_indexes(rt, dir, self.base_offset, &open).await {
+            if let Err(error) = replace_indexes(rt, dir, self.base_offset, &open).await {
                 tracing::warn!(directory = %dir.display(), segment = self.base_offset, %error, "rebuilt indexes could not be written");
             }
         }
@@ -273,6 +273,20 @@ pub(super) async fn write_indexes<R: Runtime>(rt: &R, dir: &Path, base_offset: i
     let mut indexes = open.indexes.write().expect("no panic holds it");
     indexes.offset_written = offset_count;
     indexes.time_written = time_count;
+    Ok(())
+}
+
+/// Writes both indexes of a complete segment anew. A crash leaves each as it was or whole: nothing else would tell that entries are missing.
+async fn replace_indexes<R: Runtime>(rt: &R, dir: &Path, base_offset: i64, open: &OpenSegment<R>) -> io::Result<()> {
+    let (offset, time) = {
+        let indexes = open.indexes.read().expect("no panic holds it");
+        (indexes.offset.encode(0), indexes.time.encode(0))
+    };
+    let counts = (offset.len() / index::ENTRY_BYTES, time.len() / time_index::ENTRY_BYTES);
+    checkpoint::replace_file_before_dir_sync(rt, dir, &file_name(base_offset, INDEX_SUFFIX), offset).await?;
+    checkpoint::replace_file(rt, dir, &file_name(base_offset, TIME_INDEX_SUFFIX), time).await?;
+    let mut indexes = open.indexes.write().expect("no panic holds it");
+    (indexes.offset_written, indexes.time_written) = counts;
     Ok(())
 }
 

@@ -225,7 +225,8 @@ pub async fn range<R: Runtime>(link: &mut Link<R>, place: &Place) -> Option<(i64
 /// # Errors
 /// If the partition cannot be read to its end within `patience`.
 pub async fn audit<R: Runtime>(link: &mut Link<R>, place: &Place, patience: Duration) -> Result<FinalLog, String> {
-    let deadline = link.runtime.now() + patience;
+    // From the last progress on: a long log behind a slow link takes its time.
+    let mut deadline = link.runtime.now() + patience;
     let mut log = FinalLog::default();
     let mut known = None;
     let is_rotten = link.shared.history().is_rotten(place);
@@ -288,6 +289,8 @@ pub async fn audit<R: Runtime>(link: &mut Link<R>, place: &Place, patience: Dura
         }
         if log.records.len() == before {
             link.pause(20, 200).await;
+        } else {
+            deadline = link.runtime.now() + patience;
         }
     }
 }

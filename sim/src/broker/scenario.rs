@@ -36,8 +36,10 @@ const DEFAULT_SECONDS: u64 = 75;
 const CONVERGE_WITHIN: Duration = Duration::from_secs(150);
 /// Fresh work must be done within this.
 const SERVE_WITHIN: Duration = Duration::from_secs(60);
-/// A partition must be readable within this.
+/// Reading a partition must get on within this.
 const AUDIT_WITHIN: Duration = Duration::from_secs(60);
+/// Reading all of a partition must be done within this.
+const AUDIT_ALL_WITHIN: Duration = Duration::from_secs(1_800);
 /// A broker must stop, and start, within this.
 const RESTART_WITHIN: Duration = Duration::from_secs(60);
 /// A seed counts if it ran so long and so much happened.
@@ -494,7 +496,7 @@ impl Run {
             let patience = if is_rotten { Duration::from_secs(5) } else { AUDIT_WITHIN };
             let asked = place.clone();
             let read = self
-                .ask("an audit", patience * 2 + Duration::from_secs(20), move |mut link| {
+                .ask("an audit", AUDIT_ALL_WITHIN, move |mut link| {
                     let place = asked.clone();
                     async move { reader::audit(&mut link, &place, patience).await }
                 })
