@@ -68,7 +68,7 @@ impl WorldOptions {
 }
 
 /// What came of a run.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
@@ -95,6 +95,25 @@ pub struct Report {
     /// The last events.
     #[serde(skip)]
     pub tail: Vec<String>,
+}
+
+impl Report {
+    /// Of a run that nobody saw the end of.
+    pub fn without_end(seed: u64, verdict: Verdict) -> Self {
+        Self {
+            seed,
+            verdict,
+            simulated_ms: 0,
+            event_count: 0,
+            operation_count: 0,
+            fault_count: 0,
+            trace_count: 0,
+            trace_hash: String::new(),
+            halts: Vec::new(),
+            backtrace: None,
+            tail: Vec::new(),
+        }
+    }
 }
 
 struct Shared {

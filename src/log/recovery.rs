@@ -772,7 +772,8 @@ async fn lost_sector<F: File>(file: &F, start: u64, end: u64, file_end: u64, off
             // Nor need a sector be written wholly: then zeros reach to one of its edges, more of them than a batch begins with.
             let zeros_at_start = sector.iter().take_while(|byte| **byte == 0).count();
             let zeros_at_end = sector.iter().rev().take_while(|byte| **byte == 0).count();
-            let starts = position.is_multiple_of(SECTOR_BYTES);
+            // Where the damage begins the bytes before may have been there earlier.
+            let starts = first || position.is_multiple_of(SECTOR_BYTES);
             if (starts && zeros_at_start > LEADING_ZEROS_MAX) || (whole && zeros_at_end > LEADING_ZEROS_MAX) {
                 return Ok(true);
             }

@@ -2,18 +2,22 @@
 //! and deleted for topics that it no longer has.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use futures_util::StreamExt;
 use uuid::Uuid;
 
 use crate::config::topic::TopicConfig;
-use crate::controller::image::{MetadataImage, TopicImage};
+use crate::controller::image::{MetadataImage, PartitionImage, TopicImage};
 use crate::log::manager::PartitionError;
 use crate::log::{Log, LogConfig, LogManager};
 use crate::replication::log_config::log_config;
 use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
 use crate::topic_partition::TopicPartition;
+
+/// New logs that are opened at a time.
+const OPENED_AT_ONCE: usize = 16;
 
 /// The replicas of one topic on this broker.
 pub struct TopicReplicas<R: Runtime> {
@@ -37,6 +41,8 @@ pub struct ReplicaManager<R: Runtime> {
     logs: LogManager<R>,
     resolve: Box<dyn Fn(&TopicImage) -> TopicConfig + Send + Sync>,
     maps: RwLock<Maps<R>>,
+    /// Why partitions are offline, as it was told last: what is tried again and again is not told again.
+    offline: Mutex<BTreeMap<TopicPartition, String>>,
 }
 
 impl<R: Runtime> ReplicaManager<R> {
@@ -53,6 +59,7 @@ impl<R: Runtime> ReplicaManager<R> {
             logs,
             resolve: Box::new(resolve),
             maps: RwLock::new(Maps { by_name: BTreeMap::new(), by_id: BTreeMap::new() }),
+            offline: Mutex::default(),
         }
     }
 
@@ -121,27 +128,18 @@ impl<R: Runtime> ReplicaManager<R> {
             }
             let topic_config = (self.resolve)(topic);
             let config = log_config(&topic_config, self.producer_id_expiration_ms);
+            // Each new one costs a few syncs, which go together.
+            let following = topic.partitions.iter().enumerate().map(|(number, assigned)| {
+                let known = old.and_then(|old| old.partitions.get(number)).and_then(Option::as_ref);
+                self.follow(TopicPartition::new(Arc::clone(name), number as i32), topic.id, assigned, known, &config)
+            });
+            let mut following = futures_util::stream::iter(following.collect::<Vec<_>>()).buffered(OPENED_AT_ONCE);
             let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for (number, assigned) in topic.partitions.iter().enumerate() {
-                if !assigned.replicas.contains(&self.broker_id) {
-                    partitions.push(None);
-                    continue;
-                }
-                if let Some(partition) = old.and_then(|old| old.partitions.get(number)).and_then(Option::as_ref) {
-                    partition.set_leader_epoch(assigned.leader_epoch);
-                    partition.reconfigure(config.clone());
-                    partitions.push(Some(Arc::clone(partition)));
-                    continue;
-                }
-                let id = TopicPartition::new(Arc::clone(name), number as i32);
-                match self.open(&id, topic.id, &config).await {
-                    Ok(log) => partitions.push(Some(Partition::new(id, topic.id, log, assigned.leader_epoch))),
-                    Err(error) => {
-                        tracing::error!(partition = %id, %error, "the partition is offline");
-                        failed.get_or_insert(error);
-                        partitions.push(None);
-                    }
-                }
+            while let Some(followed) = following.next().await {
+                partitions.push(followed.unwrap_or_else(|error| {
+                    failed.get_or_insert(error);
+                    None
+                }));
             }
             let replicas = Arc::new(TopicReplicas { image: Arc::clone(topic), config: topic_config, partitions });
             let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
@@ -160,6 +158,39 @@ impl<R: Runtime> ReplicaManager<R> {
     fn lacks_replicas(&self, topic: &TopicReplicas<R>) -> bool {
         let assigned = topic.image.partitions.iter().map(|partition| partition.replicas.contains(&self.broker_id));
         topic.partitions.iter().zip(assigned).any(|(partition, assigned)| assigned && partition.is_none())
+    }
+
+    /// Brings one replica, which is there or is to be opened; none if this broker is to hold none.
+    async fn follow(
+        &self,
+        id: TopicPartition,
+        topic_id: Uuid,
+        assigned: &PartitionImage,
+        known: Option<&Arc<Partition<R>>>,
+        config: &LogConfig,
+    ) -> Result<Option<Arc<Partition<R>>>, PartitionError> {
+        if !assigned.replicas.contains(&self.broker_id) {
+            return Ok(None);
+        }
+        if let Some(partition) = known {
+            partition.set_leader_epoch(assigned.leader_epoch);
+            partition.reconfigure(config.clone());
+            return Ok(Some(Arc::clone(partition)));
+        }
+        match self.open(&id, topic_id, config).await {
+            Ok(log) => {
+                self.offline.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                Ok(Some(Partition::new(id, topic_id, log, assigned.leader_epoch)))
+            }
+            Err(error) => {
+                let why = error.to_string();
+                let told = self.offline.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), why.clone());
+                if told.is_none_or(|told| told != why) {
+                    tracing::error!(partition = %id, %error, "the partition is offline");
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn open(&self, id: &TopicPartition, topic_id: Uuid, config: &LogConfig) -> Result<Log<R>, PartitionError> {

@@ -142,6 +142,8 @@ impl History {
     }
 
     fn violated(&mut self, check: &'static str, what: String) {
+        // With `--log` this says when.
+        tracing::error!(check, "broken: {what}");
         // The first few say it all; a run that goes on breaking one promise must not fill the memory.
         if self.violations.len() < 20 {
             self.violations.push(Violation { check, what });
@@ -152,6 +154,7 @@ impl History {
         if !self.weak_topics.contains(&place.0) {
             self.violated(check, what);
         } else if self.weak_violations.len() < 20 {
+            tracing::info!(check, "broken, as it may be: {what}");
             self.weak_violations.push(Violation { check, what });
         }
     }

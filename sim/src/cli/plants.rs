@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use ottla_sim::scenario::{self, RunOptions};
 use ottla_sim::verdict::Verdict;
 use ottla_sim::world::Report;
 
+use super::child::{self, Telling};
 use super::{Common, EXIT_NOT_FOUND};
 
 #[derive(Args)]
@@ -24,10 +25,16 @@ pub(super) struct PlantsArgs {
     /// How often each is searched for, each time from the seed after the last find; the median is reported.
     #[arg(long, default_value_t = 1)]
     times: usize,
+    /// Where capsules of finds go.
+    #[arg(long, value_name = "DIRECTORY", default_value = "target/capsules")]
+    capsules: PathBuf,
     /// Write the outcome to this file, as a table in Markdown.
     #[arg(long, value_name = "FILE")]
     table: Option<PathBuf>,
 }
+
+/// A seed that takes longer hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How a table begins.
 const TABLE_HEAD: &str = "# Plants\n\nHistoric bugs that are compiled in by the feature `plants` and switched on one at a time; how many seeds of the general sweep are run until each \
@@ -47,12 +54,22 @@ pub(super) fn run(arguments: &PlantsArgs) -> Result<u8, String> {
         let (scenario, options) = common.resolve()?;
         let start = Instant::now();
         let healthy = RunOptions { plant: None, ..options.clone() };
+        let run = |options: &RunOptions, seed| -> Result<Report, String> {
+            let telling = Telling { events: 0, capsules: &arguments.capsules };
+            Ok(child::run_seed(scenario, options, seed, &telling, PATIENCE)?.report)
+        };
         let (mut seed, mut counts, mut last) = (arguments.from, Vec::new(), String::new());
         let mut checks = BTreeSet::new();
         while counts.len() < arguments.times.max(1) {
             let first = seed;
-            let is_found = |report: &Report| report.verdict.is_failure() && !scenario::run_seed(scenario, report.seed, &healthy, None).verdict.is_failure();
-            let found = (first..first + arguments.max).map(|seed| scenario::run_seed(scenario, seed, &options, None)).find(is_found);
+            let mut found = None;
+            for seed in first..first + arguments.max {
+                let report = run(&options, seed)?;
+                if report.verdict.is_failure() && !run(&healthy, seed)?.verdict.is_failure() {
+                    found = Some(report);
+                    break;
+                }
+            }
             let Some(report) = found else { break };
             seed = report.seed + 1;
             counts.push(seed - first);

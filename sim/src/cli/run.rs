@@ -27,6 +27,9 @@ pub(super) struct RunArgs {
     /// Print nothing but failures.
     #[arg(long)]
     quiet: bool,
+    /// Print the report as the last line, as JSON.
+    #[arg(long, hide = true)]
+    json: bool,
     /// Show the code's own log, as a filter of tracing: `debug`, `ottla=trace`.
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -65,6 +68,9 @@ pub(super) fn run(arguments: &RunArgs) -> Result<u8, String> {
             report.trace_hash,
             report.trace_count,
         );
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report).expect("a report is JSON"));
     }
     Ok(report.verdict.exit_code())
 }

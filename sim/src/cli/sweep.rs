@@ -1,4 +1,4 @@
-//! `ottla-sim sweep`: many seeds on several threads, resumable. Each result is a line of JSON; a seed that has one for the same commit,
+//! `ottla-sim sweep`: many seeds, each in a process of its own, resumable. Each result is a line of JSON; a seed that has one for the same commit,
 //! scenario and options is not run again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,10 +8,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use ottla_sim::scenario;
-use ottla_sim::world::Report;
 use serde_json::json;
 
+use super::child::{self, Outcome, Telling};
 use super::{Common, Seeds};
 
 #[derive(Args)]
@@ -36,7 +35,7 @@ pub(super) struct SweepArgs {
     /// How many of the last events a failure shows.
     #[arg(long, default_value_t = 15)]
     events: usize,
-    /// A seed that runs longer than so many real seconds hangs: a liveness failure that ends the sweep.
+    /// A seed that runs longer than so many real seconds hangs: a liveness failure.
     #[arg(long, default_value_t = 300)]
     seed_seconds: u64,
     /// Where capsules of failures go.
@@ -47,7 +46,6 @@ pub(super) struct SweepArgs {
 #[derive(Default)]
 struct Progress {
     next: u64,
-    running: BTreeMap<u64, Instant>,
     words: BTreeMap<&'static str, u64>,
     failures: Vec<(u64, u8)>,
     simulated_ms: u64,
@@ -91,12 +89,11 @@ pub(super) fn run(arguments: &SweepArgs) -> Result<u8, String> {
         }
         let seed = progress.next;
         progress.next += 1;
-        progress.running.insert(seed, Instant::now());
         Some(seed)
     };
-    let finish = |report: &Report| -> Result<(), String> {
+    let finish = |outcome: &Outcome| -> Result<(), String> {
+        let report = &outcome.report;
         let mut progress = progress.lock().expect("no holder panics");
-        let began = progress.running.remove(&report.seed).expect("it ran");
         *progress.words.entry(report.verdict.word()).or_default() += 1;
         progress.seed_count += 1;
         progress.simulated_ms += report.simulated_ms;
@@ -104,37 +101,29 @@ pub(super) fn run(arguments: &SweepArgs) -> Result<u8, String> {
         progress.fault_count += report.fault_count;
         if report.verdict.is_failure() {
             progress.failures.push((report.seed, report.verdict.exit_code()));
-            super::tell_failure(scenario, &options, report, &arguments.capsules, arguments.events);
+            println!("{}", outcome.text);
         }
         drop(progress);
         if let (Some(file), Some(path)) = (file.lock().expect("no holder panics").as_mut(), &arguments.results) {
-            let mut line = json!({ "key": key, "seed": report.seed, "real_ms": began.elapsed().as_millis() as u64, "report": report }).to_string();
+            let mut line = json!({ "key": key, "seed": report.seed, "real_ms": outcome.real_ms, "report": report }).to_string();
             line.push('\n');
             file.write_all(line.as_bytes()).map_err(|error| name(path, error))?;
         }
         Ok(())
     };
+    let telling = Telling { events: arguments.events, capsules: &arguments.capsules };
+    let patience = Duration::from_secs(arguments.seed_seconds);
     let result = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..arguments.jobs.max(1))
             .map(|_| {
                 scope.spawn(|| {
                     while let Some(seed) = take() {
-                        finish(&scenario::run_seed(scenario, seed, &options, None))?;
+                        finish(&child::run_seed(scenario, &options, seed, &telling, patience)?)?;
                     }
                     Ok::<(), String>(())
                 })
             })
             .collect();
-        while workers.iter().any(|worker| !worker.is_finished()) {
-            std::thread::sleep(Duration::from_millis(50));
-            let progress = progress.lock().expect("no holder panics");
-            let patience = Duration::from_secs(arguments.seed_seconds);
-            if let Some((seed, _)) = progress.running.iter().find(|(_, began)| began.elapsed() > patience) {
-                // A thread cannot be stopped from outside: the process goes.
-                println!("=== seed {seed} hangs: more than {patience:?} of real time\nreplay:  {}", super::replay_command(scenario, &options, *seed));
-                std::process::exit(128);
-            }
-        }
         workers.into_iter().try_for_each(|worker| worker.join().expect("a worker does not panic"))
     });
     result?;

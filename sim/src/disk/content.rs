@@ -323,6 +323,10 @@ impl Content {
     }
 }
 
+/// Of a sector that is torn within, at least so many bytes are old and so many are new. Drives promise whole sectors, so any tear within is more than
+/// must be borne; one that leaves next to nothing old cannot be told from rot by what is left (it puts a partition offline, and loses nothing).
+const TORN_EDGE_BYTES: u64 = 16;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Lost,
@@ -334,7 +338,7 @@ enum Fate {
 
 impl Fate {
     fn draw_torn(stream: &mut Stream, garbage: bool) -> Self {
-        let at = stream.between(1, SECTOR_BYTES - 1) as usize;
+        let at = stream.between(TORN_EDGE_BYTES, SECTOR_BYTES - TORN_EDGE_BYTES) as usize;
         match stream.below(5) {
             0 | 1 => Self::TornLeft(at),
             2 | 3 => Self::TornRight(at),
