@@ -315,23 +315,25 @@ impl Run {
             world.sleep(safety * rot.at_permille as u32 / 1_000).await;
             let mut newest: BTreeMap<Place, (String, u64)> = BTreeMap::new();
             let mut all = Vec::new();
-            for (path, len) in broker.disk(|disk| disk.model.files()) {
+            for (path, content) in broker.disk(|disk| disk.model.durable_files()) {
                 let Some((dir, file)) = path.trim_start_matches(DATA_DIR).trim_start_matches('/').split_once('/') else { continue };
                 let Some((topic, partition)) = dir.rsplit_once('-') else { continue };
                 let is_strong = topics.iter().any(|known| known.name == topic && !known.is_weak());
                 let Ok(partition) = partition.parse() else { continue };
                 if is_strong && file.ends_with(".log") {
-                    newest.insert((topic.to_owned(), partition), (path.clone(), len));
-                    all.push(((topic.to_owned(), partition), (path, len)));
+                    let before_last = start_of_last_batch(&content);
+                    newest.insert((topic.to_owned(), partition), (path.clone(), before_last));
+                    all.push(((topic.to_owned(), partition), (path, before_last)));
                 }
             }
             let mut found: Vec<(Place, (String, u64))> = if rot.newest { newest.into_iter().collect() } else { all };
-            found.retain(|(_, (_, len))| *len >= 4_096);
+            // A last batch that rots is no different from one that was torn.
+            found.retain(|(_, (_, before_last))| *before_last > 0);
             if found.is_empty() {
                 return;
             }
-            let (place, (path, len)) = stream.pick(&found).clone();
-            let (position, bit) = (stream.below(len / 2), stream.below(8) as u8);
+            let (place, (path, before_last)) = stream.pick(&found).clone();
+            let (position, bit) = (stream.below(before_last), stream.below(8) as u8);
             lock(&history).rot(&place);
             broker.disk(|disk| disk.model.flip_bit(std::path::Path::new(&path), position, bit));
             world.event("bit rot", &[position, u64::from(bit)], Some(&path));
@@ -627,6 +629,19 @@ impl Run {
             None => Err(Verdict::Crash { detail: format!("the logs of the stopped broker: {:?}", process.exit()) }),
         }
     }
+}
+
+/// Where the last whole batch of a segment begins; 0 if there are not two.
+fn start_of_last_batch(content: &[u8]) -> u64 {
+    let (mut last, mut position) = (0, 0);
+    while let Some(length) = content.get(position + 8..position + 12) {
+        let end = position + 12 + u32::from_be_bytes(length.try_into().expect("four bytes")) as usize;
+        if end > content.len() {
+            break;
+        }
+        (last, position) = (position, end);
+    }
+    last as u64
 }
 
 /// One life of the broker.

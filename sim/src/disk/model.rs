@@ -106,6 +106,8 @@ pub struct DiskModel {
     capacity_bytes: u64,
     used_bytes: u64,
     locks: BTreeMap<InodeId, u32>,
+    /// How many inodes the last collection left.
+    reached_count: usize,
 }
 
 fn components(path: &Path) -> Result<Vec<&str>, Errno> {
@@ -127,7 +129,7 @@ impl DiskModel {
     /// An empty disk.
     pub fn new(capacity_bytes: u64) -> Self {
         let inodes = BTreeMap::from([(ROOT, Inode::Dir(DirNode::default()))]);
-        Self { inodes, next_inode: ROOT + 1, pending: Vec::new(), name_ordinal: 0, capacity_bytes, used_bytes: 0, locks: BTreeMap::new() }
+        Self { inodes, next_inode: ROOT + 1, pending: Vec::new(), name_ordinal: 0, capacity_bytes, used_bytes: 0, locks: BTreeMap::new(), reached_count: 0 }
     }
 
     fn dir(&self, id: InodeId) -> Result<&DirNode, Errno> {
@@ -477,7 +479,10 @@ impl DiskModel {
         if commit.iter().any(|commit| *commit) {
             self.commit(&commit);
             self.pending = std::mem::take(&mut self.pending).into_iter().zip(commit).filter(|(_, commit)| !commit).map(|(one, _)| one).collect();
-            self.collect_garbage();
+            // What nothing reaches takes memory, and no more: once in a while is enough.
+            if self.inodes.len() > 2 * self.reached_count + 64 {
+                self.collect_garbage();
+            }
         }
     }
 
@@ -511,6 +516,7 @@ impl DiskModel {
             }
         }
         self.inodes.retain(|id, _| reached.contains(id));
+        self.reached_count = self.inodes.len();
     }
 
     /// Takes the lock on the file `path`, making it if needed.
@@ -559,6 +565,17 @@ impl DiskModel {
     pub fn files(&self) -> Vec<(String, u64)> {
         let mut out = Vec::new();
         self.visit(ROOT, "", &mut |path, file| out.push((path.to_owned(), file.content.len())));
+        out
+    }
+
+    /// All files whose content is wholly on disk, with it, in the order of their paths.
+    pub fn durable_files(&self) -> Vec<(String, Vec<u8>)> {
+        let mut out = Vec::new();
+        self.visit(ROOT, "", &mut |path, file| {
+            if !file.content.is_dirty() && file.content.durable_len() == file.content.len() {
+                out.push((path.to_owned(), file.content.read(0, file.content.len() as usize)));
+            }
+        });
         out
     }
 
