@@ -57,6 +57,7 @@ impl<R: Runtime> Broker<R> {
         let mut images = self.controller.subscribe();
         let image = images.borrow_and_update().clone();
         self.apply_image(&image).await;
+        self.replicas.set_strays_aside().await;
         let follower = self.runtime.spawn("follow-metadata", Arc::clone(self).follow_images(images));
         *self.follower.lock().unwrap_or_else(PoisonError::into_inner) = Some(follower);
     }

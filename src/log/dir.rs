@@ -180,7 +180,12 @@ impl<R: Runtime> LogDir<R> {
     /// log was started anew there.
     pub(super) async fn write_log_starts(&self) -> Result<(), LogError> {
         self.write_checkpoint(CheckpointKind::RecoveryPoint).await?;
-        self.write_checkpoint(CheckpointKind::LogStart).await
+        let starts: Vec<(Log<R>, i64)> = self.logs().into_iter().map(|log| (log.clone(), log.log_start_offset())).collect();
+        self.write_checkpoint(CheckpointKind::LogStart).await?;
+        for (log, start_offset) in starts {
+            log.forget_epochs_below(start_offset);
+        }
+        Ok(())
     }
 
     /// Makes sure that no checkpoint speaks of a partition, which is about to be made: one of the same name, deleted since, may have left its

@@ -527,13 +527,14 @@ impl<R: Runtime> Log<R> {
         }
     }
 
-    /// Raises the log start offset in memory; epochs follow. Returns whether it rose.
+    /// Raises the log start offset in memory. Returns whether it rose.
     pub(super) fn raise_log_start(&self, offset: i64) -> bool {
-        let raised = self.inner.log_start_offset.fetch_max(offset, Ordering::AcqRel) < offset;
-        if raised {
-            self.inner.epochs.write().expect("no panic holds it").truncate_from_start(offset);
-        }
-        raised
+        self.inner.log_start_offset.fetch_max(offset, Ordering::AcqRel) < offset
+    }
+
+    /// Forgets the leader epochs below a log start offset that is on disk: below one that is not, records may come back after a crash.
+    pub(super) fn forget_epochs_below(&self, log_start_offset: i64) {
+        self.inner.epochs.write().expect("no panic holds it").truncate_from_start(log_start_offset);
     }
 
     /// Sets ends back for a truncation, so that the checkpoints say no more than what will be left.

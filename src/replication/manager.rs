@@ -149,6 +149,26 @@ impl<R: Runtime> ReplicaManager<R> {
         (deleted, failed.map_or(Ok(()), Err))
     }
 
+    /// Moves aside the logs of topics that the metadata does not have: a crash came between the word of their deletion and the deed. They are kept under another
+    /// name, as Kafka keeps stray replicas (KAFKA-15359 and after): it could be the metadata that is gone. For the start, after the first image was applied.
+    pub async fn set_strays_aside(&self) {
+        let on_disk = self.logs.all().into_iter().map(|log| log.partition().clone()).chain(self.logs.offline().into_keys());
+        let is_known = |id: &TopicPartition| {
+            let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
+            maps.by_name.get(&id.topic).is_some_and(|topic| (0..topic.image.partition_count()).contains(&id.partition))
+        };
+        let strays: Vec<TopicPartition> = on_disk.filter(|id| !is_known(id)).collect();
+        for id in strays {
+            match self.logs.set_aside(&id).await {
+                Ok(Some(to)) => {
+                    tracing::warn!(partition = %id, to = %to.display(), "moved aside the log of a partition that the metadata does not have; remove the directory if you do not miss it")
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(partition = %id, %error, "the log of a partition that the metadata does not have could not be moved aside"),
+            }
+        }
+    }
+
     /// Whether a replica that this broker is to hold could not be opened: for want of room, say. [`ReplicaManager::apply`] tries again.
     pub fn lacks_any(&self) -> bool {
         let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);

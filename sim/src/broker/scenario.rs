@@ -574,6 +574,18 @@ impl Run {
             world.sleep(Duration::from_millis(500)).await;
             let slot = lock(&self.slot);
             let Some(broker) = slot.as_ref() else { return broken("the broker is not there".to_owned()) };
+            let strays: Vec<String> = broker
+                .replicas()
+                .logs()
+                .all()
+                .iter()
+                .map(|log| log.partition())
+                .filter(|id| broker.replicas().partition(&id.topic, id.partition).is_none())
+                .map(ToString::to_string)
+                .collect();
+            if !strays.is_empty() {
+                return broken(format!("logs of no topic are open: {strays:?}"));
+            }
             let waiting: usize = broker.replicas().partitions().iter().map(|partition| partition.waiting_count()).sum();
             let tasks = self.broker.live_tasks();
             let serving = tasks.get("connection").copied().unwrap_or(0);
