@@ -2,6 +2,7 @@
 //! body is read, in chunks that are reused and never zeroed. An idle connection holds none.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
@@ -43,6 +44,15 @@ impl Chunk {
     }
 }
 
+/// Counts one that waits.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The broker's chunks.
 #[derive(Debug)]
 pub struct ChunkPool {
@@ -53,6 +63,8 @@ pub struct ChunkPool {
     overdraft: Arc<Semaphore>,
     /// Some of either was given back.
     returned: Arc<Notify>,
+    /// How many wait for some of it.
+    waiting_count: AtomicUsize,
     free: Mutex<Free>,
 }
 
@@ -71,6 +83,7 @@ impl ChunkPool {
             budget_units: units,
             overdraft: Arc::new(Semaphore::new(1)),
             returned: Arc::default(),
+            waiting_count: AtomicUsize::new(0),
             free: Mutex::default(),
         }
     }
@@ -97,8 +110,19 @@ impl ChunkPool {
         Some(self.make(size_bytes, permit, false))
     }
 
+    /// Whether somebody waits because the budget is used up.
+    pub fn is_short(&self) -> bool {
+        self.waiting_count.load(Ordering::Relaxed) > 0
+    }
+
+    fn wait(&self) -> Waits<'_> {
+        self.waiting_count.fetch_add(1, Ordering::Relaxed);
+        Waits(&self.waiting_count)
+    }
+
     /// A chunk of at least `needed_bytes`, once the budget has room. First come, first served.
     pub async fn take(&self, needed_bytes: usize) -> Chunk {
+        let _waits = self.wait();
         let size_bytes = Self::size_for(needed_bytes);
         let permit = Arc::clone(&self.budget).acquire_many_owned(self.units_for(size_bytes)).await.expect("the budget is never closed");
         self.make(size_bytes, permit, false)
@@ -126,6 +150,7 @@ impl ChunkPool {
 
     async fn take_larger(&self, size_bytes: usize) -> Chunk {
         let mut overdraft = pin!(Arc::clone(&self.overdraft).acquire_owned());
+        let mut waits = None;
         loop {
             let mut returned = pin!(self.returned.notified());
             // From here on nothing is missed.
@@ -133,6 +158,7 @@ impl ChunkPool {
             if let Some(chunk) = self.try_take(size_bytes) {
                 return chunk;
             }
+            waits.get_or_insert_with(|| self.wait());
             tokio::select! {
                 biased;
                 permit = &mut overdraft => return self.make(size_bytes, permit.expect("the overdraft is never closed"), true),

@@ -35,6 +35,8 @@ const INLINE_SLICE_BYTES: u64 = 64 * 1024;
 const FINISH_AT_SHUTDOWN: Duration = Duration::from_secs(5);
 /// How long requests under way have to be answered when one that came after them ends the connection.
 const FINISH_BEFORE_CLOSE: Duration = Duration::from_millis(500);
+/// How long a part of a frame may stay without more of it while others wait for the memory that it holds.
+const STALLED: Duration = Duration::from_secs(30);
 /// Answers that are gathered before they are sent.
 const GATHER_BYTES: u64 = 1024 * 1024;
 
@@ -81,7 +83,7 @@ pub async fn serve<R: Runtime>(broker: Arc<Broker<R>>, stream: R::Stream, listen
     let peer = Peer { address: stream.peer_addr(), listener };
     let (read, write) = stream.into_split();
     let mut connection = Connection {
-        input: Input { read, chunk: None, held: Bytes::new(), max_frame_bytes: broker.max_frame_bytes() },
+        input: Input { read, chunk: None, held: Bytes::new(), growing: false, max_frame_bytes: broker.max_frame_bytes() },
         write,
         in_flight: FuturesOrdered::new(),
         out: SmallVec::new(),
@@ -124,7 +126,9 @@ enum Event<R: Runtime> {
 impl<R: Runtime> Connection<R> {
     async fn run(&mut self) -> Ended {
         let runtime = self.broker.runtime().clone();
-        let mut idle = runtime.sleep(self.idle);
+        // Not moved at each read: one re-arm per period instead.
+        let period = self.idle.min(STALLED);
+        let mut idle = runtime.sleep(period);
         let mut last_active = runtime.now();
         loop {
             if let Err(ended) = self.dispatch_frames().await {
@@ -165,12 +169,16 @@ impl<R: Runtime> Connection<R> {
                 Event::Read(Ok(_)) => last_active = runtime.now(),
                 Event::Read(Err(ended)) => return ended,
                 Event::Idle => {
-                    // The timer is not moved at each read: one re-arm per period instead.
-                    let deadline = last_active + self.idle;
-                    if deadline <= runtime.now() && self.in_flight.is_empty() {
+                    let now = runtime.now();
+                    if last_active + self.idle <= now && self.in_flight.is_empty() {
                         return Ended::Idle;
                     }
-                    idle.reset(deadline.max(runtime.now() + Duration::from_millis(100)));
+                    let stalled = last_active + STALLED <= now && self.input.chunk.is_some() && !self.input.growing;
+                    if stalled && self.broker.chunks().is_short() {
+                        let what = format!("{STALLED:?} without more of a frame that had begun, while memory for requests (queued.max.request.bytes) is short");
+                        return Ended::Protocol(what);
+                    }
+                    idle.reset((last_active + period).max(now + Duration::from_millis(100)));
                 }
             }
         }
@@ -300,6 +308,8 @@ struct Input<R: Runtime> {
     /// The beginning of a frame, while its peer sends no more of it: a copy, so that whoever sends a few bytes and waits holds no chunk. What is read
     /// next follows it in a chunk; empty while there is one.
     held: Bytes,
+    /// Whether it waits for memory: then it is not its peer that keeps the frame from coming.
+    growing: bool,
     max_frame_bytes: usize,
 }
 
@@ -361,7 +371,9 @@ impl<R: Runtime> Input<R> {
             };
             if chunk.buffer.capacity() - buffered < wanted && !chunk.buffer.try_reclaim(wanted) {
                 let size_bytes = if plenty { needed } else { needed.min(2 * buffered) };
+                self.growing = true;
                 pool.grow(chunk, size_bytes.max(MIN_CHUNK_BYTES)).await;
+                self.growing = false;
             }
         }
         let mut waiting_for_budget: Option<Pin<Box<dyn Future<Output = Chunk> + Send + '_>>> = None;

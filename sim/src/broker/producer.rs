@@ -297,7 +297,10 @@ impl<R: Runtime> Producer<R> {
                 self.begins_anew = self.habit.idempotent;
                 if batch.sent_count == 1 { Outcome::Refused } else { Outcome::Unknown }
             }
-            Some(_) => return self.left_open(),
+            Some(error) => {
+                tracing::debug!(producer = self.id, place = ?batch.place, ?error, "its batch goes out again");
+                return self.left_open();
+            }
         };
         self.link.shared.world.count_operation();
         if let Some(batch) = self.in_flight.pop_front() {

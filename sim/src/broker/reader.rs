@@ -227,6 +227,7 @@ pub async fn range<R: Runtime>(link: &mut Link<R>, place: &Place) -> Option<(i64
 pub async fn audit<R: Runtime>(link: &mut Link<R>, place: &Place, patience: Duration) -> Result<FinalLog, String> {
     // From the last progress on: a long log behind a slow link takes its time.
     let mut deadline = link.runtime.now() + patience;
+    let mut furthest = -1;
     let mut log = FinalLog::default();
     let mut known = None;
     let is_rotten = link.shared.history().is_rotten(place);
@@ -289,7 +290,10 @@ pub async fn audit<R: Runtime>(link: &mut Link<R>, place: &Place, patience: Dura
         }
         if log.records.len() == before {
             link.pause(20, 200).await;
-        } else {
+        }
+        let last = log.records.last().map_or(-1, |(offset, _)| *offset);
+        if last > furthest {
+            furthest = last;
             deadline = link.runtime.now() + patience;
         }
     }

@@ -239,7 +239,7 @@ impl Run {
             async move {
                 if is_first {
                     for topic in &topics {
-                        while !admin::create(&mut link, &topic.name, topic.partition_count, &topic.configs).await && link.shared.begins() {
+                        while !admin::create(&mut link, &topic.name, topic.partition_count, &topic.configs).await && !link.shared.is_done() {
                             link.pause(20, 300).await;
                         }
                     }

@@ -1,5 +1,6 @@
 //! What the simulated world promises: the contract of the boundary, and the acceptance lists of its disk, network, clocks and deaths.
 
+mod budget;
 mod contract_sim;
 mod disk;
 mod life;
