@@ -67,6 +67,8 @@ pub struct Plan {
     pub groups_vanish: bool,
     /// Bit rot.
     pub rot: Option<RotPlan>,
+    /// How often the broker's wall clock leaps a minute or more ahead: what expires after a minute does so then, whatever is going on.
+    pub leap_count: u64,
 }
 
 impl Plan {
@@ -102,6 +104,7 @@ impl Plan {
             watch_pause_ms: *draws.pick(&[300, 1_500]),
             groups_vanish,
             rot,
+            leap_count: if groups_vanish { draws.between(0, 20) } else { 0 },
         }
     }
 
@@ -248,6 +251,10 @@ impl fmt::Display for Plan {
         self.readers.iter().try_for_each(|habit| writeln!(f, "client:  reader {habit:?}"))?;
         self.members.iter().try_for_each(|habit| writeln!(f, "client:  member {habit:?}"))?;
         self.admins.iter().try_for_each(|habit| writeln!(f, "client:  admin {habit:?}"))?;
-        write!(f, "         on {} hosts; groups vanish: {}; rot: {:?}", self.client_host_count, self.groups_vanish, self.rot)
+        write!(
+            f,
+            "         on {} hosts; groups vanish: {}; rot: {:?}; leaps of the clock: {}",
+            self.client_host_count, self.groups_vanish, self.rot, self.leap_count
+        )
     }
 }

@@ -165,6 +165,7 @@ impl Run {
         let safety = Duration::from_secs(seconds);
         let power_was_cut = self.watch_power();
         self.plan_rot(safety);
+        self.plan_leaps(safety);
         let everyone_else = self.clients.clone();
         let mut nemesis = Nemesis::new(&world, &self.setting.swarm, std::slice::from_ref(&self.broker), &everyone_else);
         nemesis.run(safety).await;
@@ -339,6 +340,21 @@ impl Run {
             world.event("bit rot", &[position, u64::from(bit)], Some(&path));
             if rot.kill && broker.is_alive() {
                 broker.crash(CrashKind::Kill);
+            }
+        }));
+    }
+
+    /// Lets the broker's wall clock leap ahead at even distances.
+    fn plan_leaps(&self, safety: Duration) {
+        let count = self.plan.leap_count;
+        if count == 0 || self.setting.options.calm {
+            return;
+        }
+        let (world, broker, mut stream) = (self.world().clone(), self.broker.clone(), self.world().stream("leaps"));
+        drop(self.world().spawn("leaps", async move {
+            for _ in 0..count {
+                world.sleep(safety / (count as u32 + 1)).await;
+                broker.jump_clock(stream.between(61_000, 180_000) as i64);
             }
         }));
     }

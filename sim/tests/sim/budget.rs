@@ -17,7 +17,8 @@ const BUDGET_BYTES: usize = 2 << 20;
 #[test]
 fn peers_that_stall_within_a_frame_do_not_keep_others_out() {
     let served_after = in_world(WorldOptions::calm(1), |world| async move {
-        let properties = format!("listeners=PLAINTEXT://0.0.0.0:9092\nlog.dirs=/data\nqueued.max.request.bytes={BUDGET_BYTES}\nsocket.request.max.bytes=1048576\n");
+        let properties =
+            format!("listeners=PLAINTEXT://0.0.0.0:9092\nlog.dirs=/data\nqueued.max.request.bytes={BUDGET_BYTES}\nsocket.request.max.bytes=1048576\n");
         let broker = world.host("broker");
         broker.start(move |rt| {
             let config = BrokerConfig::from_text("server.properties", &properties, &[]).expect("it is valid");
