@@ -385,7 +385,7 @@ impl Run {
         self.verdict()
     }
 
-    /// Partitions that the disk refused when the broker started, while it was ill, stay offline until the next start, as the broker's log says.
+    /// Partitions that the disk refused while it was ill may stay offline until the next start, as the broker's log says.
     async fn repair(&self) -> Result<(), Verdict> {
         for _ in 0..20 {
             self.look_after_broker();
@@ -401,10 +401,13 @@ impl Run {
         Ok(())
     }
 
-    /// Whether the disk refused the broker partitions that exist.
+    /// Whether the disk refused the broker partitions that exist, or parts of what it needs to go on with one.
     fn has_offline_partitions(&self) -> bool {
         let slot = lock(&self.slot);
-        slot.as_ref().filter(|_| self.broker.is_alive()).is_some_and(|broker| !broker.replicas().logs().offline().is_empty())
+        slot.as_ref().filter(|_| self.broker.is_alive()).is_some_and(|broker| {
+            let logs = broker.replicas().logs();
+            !logs.offline().is_empty() || logs.all().iter().any(|log| log.check_online().is_err())
+        })
     }
 
     /// Runs `client` on a host of its own and waits for what it brings, looking after the broker meanwhile.

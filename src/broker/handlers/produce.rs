@@ -237,7 +237,8 @@ fn append_refusal<R: Runtime>(replica: &Arc<Partition<R>>, error: &AppendError) 
         AppendError::Log(LogError::Deleted { .. }) => Error::UnknownTopicOrPartition,
         AppendError::OffsetsNotIncreasing { .. } | AppendError::Log(_) => Error::KafkaStorageError,
     };
-    if code == Error::KafkaStorageError {
+    // That a log is offline was told once, when it went.
+    if code == Error::KafkaStorageError && !matches!(error, AppendError::Log(LogError::Offline { .. })) {
         tracing::error!(partition = %replica.id(), %error, "an append failed");
     } else {
         tracing::debug!(partition = %replica.id(), %error, "an append was refused");
