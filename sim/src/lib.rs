@@ -3,6 +3,9 @@
 //! The same types that are bound to the operating system in production are bound to [`runtime::SimRuntime`] here. A scenario
 //! ([`scenario::Scenario`]) gets a [`world::World`], starts processes on hosts, lets a [`nemesis`] loose and judges what it sees.
 //!
+//! A seed runs in a process of its own (`sweep` and `plants` start one each): libraries keep some state for the whole process, a counter behind tokio's
+//! `watch` for one, which decides who of several is woken first, and what ran before must not decide anything.
+//!
 //! | to change | go to |
 //! |---|---|
 //! | what a crash leaves of a file | [`disk::content`] |
