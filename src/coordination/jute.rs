@@ -147,7 +147,9 @@ impl<'a> Reader<'a> {
     pub fn acl(&mut self) -> Result<Vec<Acl>, JuteError> {
         self.list(|reader| {
             let perms = reader.int()?;
-            Ok(Acl { perms, id: Identity::new(reader.string()?, reader.string()?) })
+            // The scheme `auth` has no id, and there are clients that write null for that.
+            let (scheme, id) = (reader.optional_string()?, reader.optional_string()?);
+            Ok(Acl { perms, id: Identity::new(scheme.unwrap_or_default(), id.unwrap_or_default()) })
         })
     }
 

@@ -54,6 +54,13 @@ fn requests_are_read_as_a_client_writes_them() {
     assert_eq!(request(opcode::SET_DATA, "000000022f61000000027979ffffffff"), Ok(Request::Write(Write { opcode: opcode::SET_DATA, operation: set })));
     let auth = Request::Auth { scheme: "digest".into(), credentials: Bytes::from_static(b"u:p") };
     assert_eq!(request(opcode::AUTH, "000000000000000664696765737400000003753a70"), Ok(auth));
+    // kazoo's CREATOR_ALL_ACL: the id of `auth` is null.
+    let Ok(Request::Write(Write { operation: Operation::SetAcl { acl, .. }, .. })) =
+        request(opcode::SET_ACL, "000000022f61000000010000001f0000000461757468ffffffffffffffff")
+    else {
+        panic!()
+    };
+    assert_eq!(acl, [Acl::new(31, "auth", "")]);
     assert_eq!(request(99, ""), Err(Refused::UnknownKind));
     assert_eq!(request(opcode::GET_EPHEMERALS, "ffffffff"), Ok(Request::GetEphemerals { prefix: String::new() }));
     assert_eq!(request(opcode::ADD_WATCH, "000000022f6100000002"), Err(Refused::Code(ErrorCode::MarshallingError)));

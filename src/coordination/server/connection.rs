@@ -29,6 +29,8 @@ use crate::runtime::{Runtime, Stream};
 
 /// Requests of one connection that may wait for their answers; beyond it the connection is not read.
 const IN_FLIGHT_MAX: usize = 1_000;
+/// Bytes of requests of one connection that may wait for their answers: likewise.
+const IN_FLIGHT_MAX_BYTES: usize = 4 << 20;
 /// Bytes of answers that are gathered before they are sent.
 const GATHER_BYTES: usize = 256 << 10;
 /// How much is read at a time at most.
@@ -118,6 +120,7 @@ pub(super) async fn serve<R: Runtime>(inner: &Arc<Inner<R>>, stream: R::Stream, 
         stop,
         identities,
         waiting: VecDeque::new(),
+        waiting_bytes: 0,
         is_closing: false,
     };
     let ended = connection.run().await;
@@ -218,6 +221,7 @@ enum Wait {
 struct Waiting {
     xid: i32,
     since_ms: u64,
+    len_bytes: usize,
     wait: Wait,
 }
 
@@ -233,6 +237,8 @@ struct Connection<R: Runtime> {
     stop: watch::Receiver<bool>,
     identities: Vec<Identity>,
     waiting: VecDeque<Waiting>,
+    /// The bytes of those requests.
+    waiting_bytes: usize,
     /// Nothing is read any more; the connection ends when everything is answered.
     is_closing: bool,
 }
@@ -247,7 +253,7 @@ enum Event {
 impl<R: Runtime> Connection<R> {
     async fn run(&mut self) -> Ended {
         loop {
-            while !self.is_closing && self.waiting.len() < IN_FLIGHT_MAX && self.out.len_bytes() < GATHER_BYTES {
+            while self.may_take() && self.out.len_bytes() < GATHER_BYTES {
                 match self.input.frame() {
                     Ok(Some(frame)) => {
                         if let Err(ended) = self.take(&frame).await {
@@ -283,7 +289,7 @@ impl<R: Runtime> Connection<R> {
     }
 
     async fn next_event(&mut self) -> Event {
-        let may_read = !self.is_closing && self.waiting.len() < IN_FLIGHT_MAX;
+        let may_read = self.may_take();
         let Self { ended, stop, attached, waiting, input, .. } = self;
         let first = async {
             match waiting.front_mut() {
@@ -298,6 +304,10 @@ impl<R: Runtime> Connection<R> {
             outcome = first => Event::Outcome(outcome),
             read = input.more(), if may_read => Event::Read(read),
         }
+    }
+
+    fn may_take(&self) -> bool {
+        !self.is_closing && self.waiting.len() < IN_FLIGHT_MAX && self.waiting_bytes < IN_FLIGHT_MAX_BYTES
     }
 
     /// Takes a request in: hands it to the log, answers it, or lets it wait for its turn.
@@ -353,7 +363,8 @@ impl<R: Runtime> Connection<R> {
             Ok(request) => Wait::Turn(Ok(request)),
         };
         self.inner.stats.lock().outstanding += 1;
-        self.waiting.push_back(Waiting { xid, since_ms: now_ms, wait });
+        self.waiting_bytes += frame.len();
+        self.waiting.push_back(Waiting { xid, since_ms: now_ms, len_bytes: frame.len(), wait });
         Ok(())
     }
 
@@ -399,7 +410,8 @@ impl<R: Runtime> Connection<R> {
         while let Some(Waiting { wait: Wait::Turn(_), .. }) = self.waiting.front()
             && self.out.len_bytes() < GATHER_BYTES
         {
-            let Some(Waiting { xid, since_ms, wait: Wait::Turn(request) }) = self.waiting.pop_front() else { unreachable!("it was just there") };
+            let Some(Waiting { xid, since_ms, len_bytes, wait: Wait::Turn(request) }) = self.waiting.pop_front() else { unreachable!("it was just there") };
+            self.waiting_bytes -= len_bytes;
             match request {
                 Ok(request) => self.answer_read(xid, since_ms, &request),
                 Err(code) => self.reply(xid, since_ms, self.inner.coordination.last_zxid(), code, |_| {}),
@@ -409,7 +421,10 @@ impl<R: Runtime> Connection<R> {
 
     /// Answers the first request, which has waited for this outcome.
     fn answer_first(&mut self, outcome: Result<Vec<OperationResult>, Failure>) {
-        let Some(Waiting { xid, since_ms, wait: Wait::For(_, shape) }) = self.waiting.pop_front() else { unreachable!("its outcome was waited for") };
+        let Some(Waiting { xid, since_ms, len_bytes, wait: Wait::For(_, shape) }) = self.waiting.pop_front() else {
+            unreachable!("its outcome was waited for")
+        };
+        self.waiting_bytes -= len_bytes;
         // Applied, so seen: the tree has come at least as far as this outcome.
         let zxid = self.inner.coordination.last_zxid();
         match (shape, outcome) {
