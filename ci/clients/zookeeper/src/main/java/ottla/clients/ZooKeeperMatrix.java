@@ -1,5 +1,10 @@
 package ottla.clients;
 
+import java.io.IOException;
+import java.net.InetAddress;
+import java.net.InetSocketAddress;
+import java.net.ServerSocket;
+import java.net.Socket;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -93,6 +98,7 @@ public final class ZooKeeperMatrix {
         m.check("persistent-watches", m::persistentWatches);
         m.check("acl", m::acl);
         m.check("session-moves", m::sessionMoves);
+        m.check("reconnect", m::reconnect);
         m.check("shell", m::shell);
         m.check("curator/mutex", m::mutex);
         m.check("curator/read-write-lock", m::readWriteLock);
@@ -270,7 +276,8 @@ public final class ZooKeeperMatrix {
         ZooKeeper other = client();
         Seen one = new Seen();
         Seen all = new Seen();
-        other.addWatch(at, one, AddWatchMode.PERSISTENT);
+        // A client of its own: before 3.9 a client tells all its watchers of a path what one of them is told.
+        client().addWatch(at, one, AddWatchMode.PERSISTENT);
         other.addWatch(at, all, AddWatchMode.PERSISTENT_RECURSIVE);
         for (int i = 0; i < 3; i++) {
             zk.create(at + "/" + i, null, Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT);
@@ -309,6 +316,106 @@ public final class ZooKeeperMatrix {
             same(zk.getSessionId(), again.exists(at + "/e", false).getEphemeralOwner(), "owner");
         }
         same(null, client().exists(at + "/e", false), "closed by the second");
+    }
+
+    /** Forwards connections to the member, and can break them all. */
+    private static final class Proxy implements AutoCloseable {
+        private final ServerSocket listener = new ServerSocket(0, 10, InetAddress.getLoopbackAddress());
+        private final List<Socket> sockets = Collections.synchronizedList(new ArrayList<>());
+        private volatile boolean closed;
+
+        Proxy(String host) throws IOException {
+            int colon = host.lastIndexOf(':');
+            InetSocketAddress to = new InetSocketAddress(host.substring(0, colon), Integer.parseInt(host.substring(colon + 1)));
+            daemon(() -> {
+                while (true) {
+                    Socket in = listener.accept();
+                    Socket out = new Socket();
+                    sockets.addAll(List.of(in, out));
+                    // While it is cut, connections end at once.
+                    if (closed) {
+                        in.close();
+                        continue;
+                    }
+                    out.connect(to);
+                    daemon(() -> in.getInputStream().transferTo(out.getOutputStream()));
+                    daemon(() -> out.getInputStream().transferTo(in.getOutputStream()));
+                }
+            });
+        }
+
+        private static void daemon(Call body) {
+            Thread thread = new Thread(() -> {
+                try {
+                    body.run();
+                } catch (Exception e) {
+                    // A broken connection is what this is for.
+                }
+            });
+            thread.setDaemon(true);
+            thread.start();
+        }
+
+        String address() {
+            return "127.0.0.1:" + listener.getLocalPort();
+        }
+
+        void cut(boolean cut) throws IOException {
+            closed = cut;
+            for (Socket socket : new ArrayList<>(sockets)) socket.close();
+            sockets.clear();
+        }
+
+        @Override
+        public void close() throws IOException {
+            cut(true);
+            listener.close();
+        }
+    }
+
+    /** The connection breaks: the client comes back to its session, sets its watches again, and is told what it missed. */
+    private void reconnect(String at) throws Exception {
+        Proxy proxy = new Proxy(host);
+        open.add(proxy);
+        BlockingQueue<KeeperState> states = new LinkedBlockingQueue<>();
+        ZooKeeper zk = new ZooKeeper(proxy.address(), 30_000, event -> states.add(event.getState()));
+        open.add(zk);
+        same(KeeperState.SyncConnected, states.poll(LIMIT_S, TimeUnit.SECONDS), "state");
+        ZooKeeper other = client();
+        for (String name : List.of("changed", "same", "gone")) other.create(at + "/" + name, null, Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT);
+        zk.create(at + "/e", null, Ids.OPEN_ACL_UNSAFE, CreateMode.EPHEMERAL);
+        long session = zk.getSessionId();
+        Seen changed = new Seen();
+        Seen unchanged = new Seen();
+        Seen gone = new Seen();
+        Seen later = new Seen();
+        Seen children = new Seen();
+        Seen recursive = new Seen();
+        zk.getData(at + "/changed", changed, null);
+        zk.getData(at + "/same", unchanged, null);
+        zk.getChildren(at + "/gone", gone);
+        zk.exists(at + "/later", later);
+        zk.getChildren(at, children);
+        zk.addWatch(at + "/same", recursive, AddWatchMode.PERSISTENT_RECURSIVE);
+        proxy.cut(true);
+        same(KeeperState.Disconnected, states.poll(LIMIT_S, TimeUnit.SECONDS), "state");
+        other.setData(at + "/changed", bytes("1"), -1);
+        other.delete(at + "/gone", -1);
+        proxy.cut(false);
+        same(KeeperState.SyncConnected, states.poll(LIMIT_S, TimeUnit.SECONDS), "state");
+        same(session, zk.getSessionId(), "session");
+        changed.want(EventType.NodeDataChanged, at + "/changed");
+        gone.want(EventType.NodeDeleted, at + "/gone");
+        children.want(EventType.NodeChildrenChanged, at);
+        same(session, zk.exists(at + "/e", false).getEphemeralOwner(), "the ephemeral");
+        same(0, unchanged.events.size() + later.events.size(), "events of what did not change");
+        other.setData(at + "/same", bytes("1"), -1);
+        other.create(at + "/same/below", null, Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT);
+        other.create(at + "/later", null, Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT);
+        unchanged.want(EventType.NodeDataChanged, at + "/same");
+        recursive.want(EventType.NodeDataChanged, at + "/same");
+        recursive.want(EventType.NodeCreated, at + "/same/below");
+        later.want(EventType.NodeCreated, at + "/later");
     }
 
     /** ZooKeeper's own shell, zkCli. */
