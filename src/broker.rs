@@ -15,7 +15,7 @@ mod topics;
 pub use start::StartError;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use crate::config::broker::BrokerConfig;
 use crate::controller::Controller;
 use crate::coordination::Coordination;
+use crate::coordination::server::Server;
 use crate::group::coordinator::GroupCoordinator;
 use crate::replication::leadership::Leadership;
 use crate::replication::manager::ReplicaManager;
@@ -39,6 +40,8 @@ pub struct Broker<R: Runtime> {
     config: BrokerConfig,
     controller: Controller<R>,
     coordination: Coordination<R>,
+    /// Serves ZooKeeper clients, if `clientPort` is set.
+    zookeeper: Option<Server<R>>,
     replicas: Arc<ReplicaManager<R>>,
     groups: GroupCoordinator<R, Leadership<R>>,
     chunks: ChunkPool,
@@ -105,6 +108,11 @@ impl<R: Runtime> Broker<R> {
     /// Where it listens, with the ports that were drawn.
     pub fn bound(&self) -> &[crate::config::listener::Listener] {
         &self.bound
+    }
+
+    /// Where ZooKeeper clients are served; nowhere without `clientPort`.
+    pub fn zookeeper_bound(&self) -> &[SocketAddr] {
+        self.zookeeper.as_ref().map_or(&[], Server::bound)
     }
 
     /// Connections that are open.
@@ -213,6 +221,9 @@ impl<R: Runtime> Broker<R> {
             follower.join().await;
         }
         self.replicas.shutdown().await;
+        if let Some(zookeeper) = &self.zookeeper {
+            zookeeper.shutdown().await;
+        }
         self.coordination.shutdown().await;
     }
 

@@ -8,6 +8,7 @@ mod broker;
 mod completion;
 mod connect;
 mod consume;
+mod coordination;
 mod group;
 mod log;
 mod output;
@@ -45,6 +46,9 @@ enum Command {
     /// List and describe consumer groups.
     #[command(subcommand)]
     Group(group::Command),
+    /// Look into the coordination service, or an Apache ZooKeeper, and change it.
+    #[command(subcommand)]
+    Coordination(coordination::Command),
     /// Look into the files of a log, check them, take over those of Kafka. No broker is needed, or may be running on them.
     #[command(subcommand)]
     Log(log::Command),
@@ -62,6 +66,7 @@ pub fn main() -> ExitCode {
         Some(Command::Produce(args)) => produce::run(args),
         Some(Command::Consume(args)) => consume::run(args),
         Some(Command::Group(command)) => group::run(command),
+        Some(Command::Coordination(command)) => coordination::run(command),
         Some(Command::Log(command)) => log::run(command),
         Some(Command::Completion(args)) => completion::run(&args),
     }
@@ -111,6 +116,11 @@ mod tests {
             "ottla consume t --partition 2 --offset 17",
             "ottla group list",
             "ottla group describe g -b [::1]:9092,b:9092",
+            "ottla coordination ls",
+            "ottla coordination ls /brokers -r --server a:2181,b:2181",
+            "ottla coordination set /x y --create --if-version 3 --auth bob:secret",
+            "ottla coordination rm -r /x",
+            "ottla coordination watch / -r",
             "ottla log dump x.log --records",
             "ottla log verify ottla-data",
             "ottla log adopt dir",
@@ -130,6 +140,9 @@ mod tests {
             "ottla consume t --offset 5",
             "ottla consume t --group g --partition 1",
             "ottla consume t -n 0",
+            "ottla coordination get",
+            "ottla coordination ls / -s nowhere",
+            "ottla coordination rm -r /x --if-version 3",
             "ottla completion tcl",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -6,7 +6,7 @@
 //! - [`broker`]: the broker's keys, [`BrokerConfig`](broker::BrokerConfig); [`load`]: how a file becomes one
 //! - [`topic`]: topics' keys, [`TopicConfig`](topic::TopicConfig)
 //! - [`foreign`]: keys of Kafka's that have no effect here, or are refused
-//! - [`listener`]: `NAME://host:port`; [`describe`]: what `DescribeConfigs` says
+//! - [`listener`]: `NAME://host:port`; [`four_letter_words`]: what `4lw.commands.whitelist` names; [`describe`]: what `DescribeConfigs` says
 //!
 //! To add a broker key: a line in the table of `config/broker.rs`, and in `config/server.properties` if people should learn of it.
 
@@ -14,6 +14,7 @@ pub mod broker;
 pub mod definition;
 pub mod describe;
 pub mod foreign;
+pub mod four_letter_words;
 pub mod greeting;
 pub mod listener;
 pub mod load;

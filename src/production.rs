@@ -80,6 +80,9 @@ fn greeting(broker: &Broker<TokioRuntime>) -> Vec<String> {
     let mut listening: Vec<String> = broker.bound().iter().map(|listener| format!("listening on {listener}")).collect();
     listening.dedup();
     lines.extend(listening);
+    let mut clients: Vec<String> = broker.zookeeper_bound().iter().map(|address| format!("serving ZooKeeper clients on {address}")).collect();
+    clients.dedup();
+    lines.extend(clients);
     let dirs: Vec<String> = broker.config().log_dirs.iter().map(|dir| dir.display().to_string()).collect();
     lines.push(format!("data in {}", dirs.join(", ")));
     if let Some(listener) = broker.bound().first() {

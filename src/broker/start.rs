@@ -21,12 +21,13 @@ use crate::controller::image::{BrokerInfo, Endpoint};
 use crate::controller::{Controller, ControllerConfig, adoption, znodes};
 use crate::coordination::Coordination;
 use crate::coordination::op::{ErrorCode, Failure};
+use crate::coordination::server::{Server, ServerConfig};
 use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
 use crate::group::state::GroupConfig;
 use crate::log::{LogConfig, LogManager, LogManagerConfig};
 use crate::replication::log_config::log_config;
 use crate::replication::manager::ReplicaManager;
-use crate::runtime::{Listener, Runtime};
+use crate::runtime::{HostPort, Listener, Runtime};
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,16 @@ pub enum StartError {
     Listen {
         /// Which.
         listener: ListenerConfig,
+        /// Why.
+        source: std::io::Error,
+        /// What to do.
+        advice: String,
+    },
+    /// The port of ZooKeeper clients could not be bound.
+    #[error("cannot listen for ZooKeeper clients on {address} (clientPort): {source}; {advice}")]
+    ListenForZooKeeper {
+        /// Where.
+        address: String,
         /// Why.
         source: std::io::Error,
         /// What to do.
@@ -62,6 +73,7 @@ impl<R: Runtime> Broker<R> {
     /// [`StartError`], in words that say what to do.
     pub async fn start(runtime: R, config: BrokerConfig, host_name: &str) -> Result<Arc<Self>, StartError> {
         let listeners = bind(&runtime, &config).await?;
+        let client_port = bind_client_port(&runtime, &config).await?;
         let port = |sockets: &[R::Listener]| sockets.first().map_or(0, |socket| socket.local_addr().port());
         let ports: Vec<u16> = listeners.iter().map(|(_, sockets)| port(sockets)).collect();
         let bound: Vec<ListenerConfig> = listeners.iter().map(|(config, sockets)| ListenerConfig { port: port(sockets), ..config.clone() }).collect();
@@ -123,11 +135,12 @@ impl<R: Runtime> Broker<R> {
             following: Following::default(),
             follower: Mutex::new(None),
             runtime,
-            config,
             controller,
+            zookeeper: client_port.map(|sockets| Server::start(coordination.clone(), sockets, zookeeper_config(&config))),
             coordination,
             replicas,
             bound,
+            config,
         });
         broker.start_following().await;
         for (config, sockets) in listeners {
@@ -248,6 +261,47 @@ fn advice(error: &io::Error, host: &str) -> String {
              ('PLAINTEXT://:9092'); the name that clients connect to, if '{host}' is one, goes into 'advertised.listeners'"
         ),
         _ => "correct the key 'listeners'".to_owned(),
+    }
+}
+
+/// Binds `clientPort`, if it is set.
+async fn bind_client_port<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Result<Option<Vec<R::Listener>>, StartError> {
+    let Some(port) = config.client_port.and_then(|port| u16::try_from(port).ok()) else { return Ok(None) };
+    let host = config.client_port_address.clone().unwrap_or_default();
+    let address = if host.is_empty() { format!("port {port} of every interface") } else { HostPort { host: host.clone(), port }.to_string() };
+    // The same as for the broker's own listeners: a name may mean several addresses.
+    let listener = ListenerConfig { name: "clientPort".to_owned(), host, port };
+    match bind_one(runtime, &listener).await {
+        Ok(sockets) => Ok(Some(sockets)),
+        Err(source) => {
+            let advice = match source.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "the port is in use: stop what listens there (a ZooKeeper?), or set another port with the key 'clientPort'".to_owned()
+                }
+                io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: set another port with the key 'clientPort'".to_owned(),
+                _ => "the key 'clientPortAddress' names one of this machine's own names or addresses, or is left out for all of them".to_owned(),
+            };
+            Err(StartError::ListenForZooKeeper { address, source, advice })
+        }
+    }
+}
+
+fn zookeeper_config(config: &BrokerConfig) -> ServerConfig {
+    let (min_session_timeout_ms, max_session_timeout_ms) = config.client_session_timeouts_ms();
+    let count = |count: i32| usize::try_from(count).unwrap_or(0);
+    ServerConfig {
+        tick_ms: config.tick_time_ms,
+        min_session_timeout_ms,
+        max_session_timeout_ms,
+        max_connections_per_address: count(config.max_client_connections),
+        max_connections: count(config.max_client_connections_of_all),
+        max_frame_bytes: count(config.jute_max_buffer),
+        words: config.four_letter_words.clone(),
+        super_digest: config.super_digest.clone(),
+        has_ttl: config.extended_types_enabled,
+        idle_check_ms: u64::try_from(config.container_check_interval_ms).unwrap_or(u64::MAX),
+        never_used_ms: config.container_never_used_ms,
+        data_dir: config.log_dirs[0].join(crate::coordination::DIR_NAME).display().to_string(),
     }
 }
 

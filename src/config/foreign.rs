@@ -415,5 +415,5 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Whether the value of `key` is a secret that messages must not repeat. Also right for misspelt keys, as far as words tell.
 pub fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["passw", "secret", "jaas", "passphrase", "keystore.key", "master.key", "private.key"].iter().any(|word| key.contains(word))
+    ["passw", "secret", "jaas", "passphrase", "keystore.key", "master.key", "private.key", "superdigest"].iter().any(|word| key.contains(word))
 }

@@ -361,6 +361,13 @@ impl Loader {
                 ),
             ));
         }
+        let (least_ms, most_ms) = config.client_session_timeouts_ms();
+        if least_ms > most_ms {
+            contradictions.push((
+                ["minSessionTimeout", "maxSessionTimeout"],
+                format!("expected minSessionTimeout ({least_ms}) to be at most maxSessionTimeout ({most_ms}); without them they are 2 and 20 times tickTime"),
+            ));
+        }
         for (keys, what) in contradictions {
             let key = keys.iter().find(|key| given.contains_key(**key)).unwrap_or(&keys[0]);
             match given.get(*key) {
@@ -562,6 +569,7 @@ mod tests {
     #[test]
     fn contradictions_are_told() {
         assert!(problems("group.min.session.timeout.ms=10\ngroup.max.session.timeout.ms=5")[0].contains("at most"));
+        assert!(problems("minSessionTimeout=70000")[0].contains("at most maxSessionTimeout (60000)"));
         assert!(problems("queued.max.request.bytes=100")[0].contains("socket.request.max.bytes"));
         assert_eq!(read("queued.max.request.bytes=-1").queued_max_request_bytes, -1);
     }

@@ -8,23 +8,42 @@
 //! | file | holds |
 //! |---|---|
 //! | `op` | requests, results, stat, error codes, events |
-//! | `path` | what a path may be |
+//! | `path`, `acl`, `lifetime` | what a path may be; who may do what; how long a znode lives |
 //! | `tree` | the state machine |
 //! | `storage` | log and snapshots on disk |
 //! | `writer` | the task that appends, syncs, applies |
+//! | `watch`, `session` | who is told of which change; whose client is alive: pure, and each member's own |
+//! | `hub`, `housekeeping` | those two with the connections; the end of silent sessions and of idle znodes |
+//! | `jute`, `protocol` | ZooKeeper's serialisation and client protocol |
+//! | `server` | serves ZooKeeper's clients on a port |
+//! | `client` | a small client of that protocol: the command line uses it |
 
+pub mod acl;
+pub mod client;
+mod housekeeping;
+mod hub;
+pub mod jute;
+pub mod lifetime;
 pub mod op;
 pub mod path;
+pub mod protocol;
+pub mod server;
+pub mod session;
 pub mod storage;
 pub mod tree;
+pub mod watch;
 mod writer;
 
+pub use self::hub::Housekeeping;
+
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use self::hub::Hub;
 use self::op::{Changes, CreateMode, ErrorCode, Failure, Operation, OperationResult, Request, Stat};
 use self::storage::StorageError;
 use self::tree::{NodeView, Tree};
@@ -70,6 +89,50 @@ enum Message {
 struct Shared {
     tree: RwLock<Tree>,
     changes: broadcast::Sender<Arc<Changes>>,
+    hub: Arc<Hub>,
+    /// Whether the task of `housekeeping` runs: without clients it has nothing to do.
+    has_housekeeping: AtomicBool,
+}
+
+impl Shared {
+    /// Tells everyone who waits for it of a transaction. Called before the tree's lock is free, so that no read shows a change that those who watch
+    /// or subscribe have not been sent.
+    fn publish(&self, zxid: i64, request: &Request, events: Vec<op::Event>) {
+        if !events.is_empty() {
+            self.hub.publish(zxid, &events);
+            // No subscriber is no error.
+            let _ = self.changes.send(Arc::new(Changes { zxid, events }));
+        }
+        if let Request::CloseSession { session } = request {
+            self.hub.session_ended(*session);
+        }
+    }
+}
+
+/// An answer that will come.
+struct Submitted {
+    path: String,
+    wait: oneshot::Receiver<Result<Vec<OperationResult>, Failure>>,
+}
+
+impl Submitted {
+    /// The outcome, as far as it is known.
+    async fn outcome(self) -> Result<Vec<OperationResult>, Failure> {
+        self.wait.await.unwrap_or_else(|_| Err(Failure::new(ErrorCode::ConnectionLoss, &self.path)))
+    }
+}
+
+/// A handle that does not keep the service running.
+struct WeakCoordination<R: Runtime> {
+    rt: R,
+    shared: Arc<Shared>,
+    queue: mpsc::WeakSender<Message>,
+}
+
+impl<R: Runtime> WeakCoordination<R> {
+    fn upgrade(&self) -> Option<Coordination<R>> {
+        Some(Coordination { rt: self.rt.clone(), shared: self.shared.clone(), queue: self.queue.upgrade()?, session: 0 })
+    }
 }
 
 /// A handle to the coordination service, on behalf of one session or of none. Clones share the service.
@@ -88,7 +151,7 @@ impl<R: Runtime> Clone for Coordination<R> {
 
 impl<R: Runtime> Coordination<R> {
     /// Opens the service embedded in this process: its only member, with the log in `dir`. Sessions of an earlier life of the process
-    /// end: their clients were inside of it.
+    /// end if they were its own ([`Coordination::create_session`]); those of clients get a full time-out to come back in.
     ///
     /// # Errors
     /// [`StorageError`], naming the file and what to do.
@@ -108,14 +171,48 @@ impl<R: Runtime> Coordination<R> {
         let (storage, loaded) = storage::open(rt.clone(), dir).await?;
         let (changes, _) = broadcast::channel(SUBSCRIBER_LAG_COUNT);
         let (queue, proposals) = mpsc::channel(QUEUE_COUNT);
-        let shared = Arc::new(Shared { tree: RwLock::new(Tree::new()), changes });
+        let hub = Arc::new(Hub::new());
+        let shared = Arc::new(Shared { tree: RwLock::new(Tree::new()), changes, hub, has_housekeeping: AtomicBool::new(false) });
         let writer = writer::Writer::start(rt.clone(), storage, loaded, shared.clone(), options).await?;
+        let hub = shared.hub.clone();
         rt.spawn("coordination-writer", async move {
             let waiting = writer.run(proposals).await;
+            hub.stop();
             drop(lock);
             drop(waiting);
         });
-        Ok(Self { rt, shared, queue, session: 0 })
+        let coordination = Self { rt, shared, queue, session: 0 };
+        let (clients, has_mortal) = coordination.read(|tree| (tree.client_sessions().collect::<Vec<_>>(), tree.has_mortal()));
+        let now_ms = housekeeping::clock_ms(coordination.rt.now());
+        for client in &clients {
+            coordination.shared.hub.track(client.session, client.timeout_ms, now_ms);
+        }
+        if has_mortal || !clients.is_empty() {
+            coordination.keep_house();
+        }
+        Ok(coordination)
+    }
+
+    /// Starts what must be done as time passes, if it is not done already.
+    fn keep_house(&self) {
+        if !self.shared.has_housekeeping.swap(true, Ordering::Relaxed) {
+            let service = WeakCoordination { rt: self.rt.clone(), shared: self.shared.clone(), queue: self.queue.downgrade() };
+            self.rt.spawn("coordination-housekeeping", housekeeping::run(service));
+        }
+    }
+
+    /// Looks at the tree. What is done under its lock sees no transaction half applied, and is done before the next one is.
+    fn read<T>(&self, look: impl FnOnce(&Tree) -> T) -> T {
+        look(&self.tree())
+    }
+
+    /// Whatever was answered anywhere before this was called is seen by the reads of this member after it. With one member that is so at once:
+    /// it answers what it has applied.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ConnectionLoss`]. Reads may be stale then.
+    pub async fn sync(&self) -> Result<(), Failure> {
+        if self.queue.is_closed() { Err(Failure::new(ErrorCode::ConnectionLoss, "")) } else { Ok(()) }
     }
 
     fn tree(&self) -> RwLockReadGuard<'_, Tree> {
@@ -246,23 +343,21 @@ impl<R: Runtime> Coordination<R> {
     }
 
     async fn propose(&self, request: Request) -> Result<Vec<OperationResult>, Failure> {
-        let path = match &request {
-            Request::One(operation) => operation.path(),
-            Request::Multi(operations) => operations.first().map_or("", Operation::path),
-            _ => "",
-        };
-        let size_bytes: usize = match &request {
-            Request::One(operation) => operation.size_bytes(),
-            Request::Multi(operations) => operations.iter().map(Operation::size_bytes).sum(),
-            _ => 0,
-        };
-        if size_bytes > REQUEST_MAX_BYTES {
-            return Err(Failure::new(ErrorCode::MarshallingError, path));
+        self.submit(self.session, request).await?.outcome().await
+    }
+
+    /// Hands a request over, on behalf of a session or of none (0). Requests are carried out in the order in which they were handed over.
+    async fn submit(&self, session: i64, request: Request) -> Result<Submitted, Failure> {
+        let operations = request.operations();
+        let path = operations.first().map_or("", Operation::path).to_owned();
+        if operations.iter().map(Operation::size_bytes).sum::<usize>() > REQUEST_MAX_BYTES {
+            return Err(Failure::new(ErrorCode::MarshallingError, &path));
         }
-        let lost = Failure::new(ErrorCode::ConnectionLoss, path);
         let (answer, wait) = oneshot::channel();
-        self.queue.send(Message::Propose { session: self.session, request, answer }).await.map_err(|_| lost.clone())?;
-        wait.await.unwrap_or(Err(lost))
+        match self.queue.send(Message::Propose { session, request, answer }).await {
+            Ok(()) => Ok(Submitted { path, wait }),
+            Err(_) => Err(Failure::new(ErrorCode::ConnectionLoss, &path)),
+        }
     }
 }
 

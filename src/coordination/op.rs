@@ -6,6 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::acl::{Acl, AclList, Identity};
+use super::lifetime::Lifetime;
+
 /// ZooKeeper's error codes, by their names in `KeeperException.Code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ErrorCode {
@@ -31,7 +34,40 @@ pub enum ErrorCode {
     NotEmpty,
     /// −112: the session does not exist (any more).
     SessionExpired,
+    /// −6: the kind of request is not known.
+    Unimplemented,
+    /// −102: the znode's ACL does not allow it.
+    NoAuth,
+    /// −114: an ACL is empty, or names a scheme or an id that there is not.
+    InvalidAcl,
+    /// −115: the credentials are of no scheme that is known, or wrong.
+    AuthFailed,
+    /// −121: the connection has no such watch.
+    NoWatcher,
+    /// −123: the membership cannot be changed by `reconfig`.
+    ReconfigDisabled,
 }
+
+/// All codes: [`ErrorCode::from_code`] looks here.
+const ALL_CODES: [ErrorCode; 17] = [
+    ErrorCode::Ok,
+    ErrorCode::RuntimeInconsistency,
+    ErrorCode::ConnectionLoss,
+    ErrorCode::MarshallingError,
+    ErrorCode::BadArguments,
+    ErrorCode::NoNode,
+    ErrorCode::BadVersion,
+    ErrorCode::NoChildrenForEphemerals,
+    ErrorCode::NodeExists,
+    ErrorCode::NotEmpty,
+    ErrorCode::SessionExpired,
+    ErrorCode::Unimplemented,
+    ErrorCode::NoAuth,
+    ErrorCode::InvalidAcl,
+    ErrorCode::AuthFailed,
+    ErrorCode::NoWatcher,
+    ErrorCode::ReconfigDisabled,
+];
 
 impl ErrorCode {
     /// The number on ZooKeeper's wire.
@@ -48,7 +84,18 @@ impl ErrorCode {
             Self::NodeExists => -110,
             Self::NotEmpty => -111,
             Self::SessionExpired => -112,
+            Self::Unimplemented => -6,
+            Self::NoAuth => -102,
+            Self::InvalidAcl => -114,
+            Self::AuthFailed => -115,
+            Self::NoWatcher => -121,
+            Self::ReconfigDisabled => -123,
         }
+    }
+
+    /// The code of a number on ZooKeeper's wire; `None` for numbers that this service never sends.
+    pub fn from_code(code: i32) -> Option<Self> {
+        ALL_CODES.into_iter().find(|known| known.code() == code)
     }
 }
 
@@ -66,6 +113,12 @@ impl fmt::Display for ErrorCode {
             Self::NodeExists => "the znode exists already",
             Self::NotEmpty => "the znode has children",
             Self::SessionExpired => "the session has ended",
+            Self::Unimplemented => "the kind of request is not known to the coordination service",
+            Self::NoAuth => "the znode's ACL does not allow it",
+            Self::InvalidAcl => "the ACL is empty, or names a scheme or an id that there is not",
+            Self::AuthFailed => "the credentials were refused",
+            Self::NoWatcher => "there is no such watch",
+            Self::ReconfigDisabled => "the membership cannot be changed by reconfig",
         };
         write!(f, "{meaning} ({self:?} {})", self.code())
     }
@@ -114,6 +167,18 @@ pub enum CreateMode {
     Ephemeral,
     /// Both.
     EphemeralSequential,
+    /// Lives until it has had children and the last of them is gone; then the service deletes it.
+    Container,
+    /// Lives until it has had no children and no change of its content for this long; then the service deletes it.
+    Ttl {
+        /// In milliseconds, from 1 to [`TTL_MAX_MS`](super::lifetime::TTL_MAX_MS).
+        ttl_ms: i64,
+    },
+    /// The same, named as sequential ones are.
+    TtlSequential {
+        /// As for `Ttl`.
+        ttl_ms: i64,
+    },
 }
 
 impl CreateMode {
@@ -124,7 +189,17 @@ impl CreateMode {
 
     /// Whether the name is completed by a number.
     pub const fn is_sequential(self) -> bool {
-        matches!(self, Self::PersistentSequential | Self::EphemeralSequential)
+        matches!(self, Self::PersistentSequential | Self::EphemeralSequential | Self::TtlSequential { .. })
+    }
+
+    /// How long a znode of this mode lives when `session` creates it; `None` if its time to live is out of bounds.
+    pub fn lifetime(self, session: i64) -> Option<Lifetime> {
+        match self {
+            Self::Persistent | Self::PersistentSequential => Some(Lifetime::Persistent),
+            Self::Ephemeral | Self::EphemeralSequential => Some(Lifetime::Ephemeral { session }),
+            Self::Container => Some(Lifetime::Container),
+            Self::Ttl { ttl_ms } | Self::TtlSequential { ttl_ms } => Lifetime::ttl(ttl_ms),
+        }
     }
 }
 
@@ -166,6 +241,31 @@ pub enum Operation {
         /// The version that the znode must have, or [`ANY_VERSION`].
         version: i32,
     },
+    /// Makes a znode that not everyone may do everything with.
+    CreateWithAcl {
+        /// As for `Create`.
+        path: String,
+        /// As for `Create`.
+        data: Option<Bytes>,
+        /// As for `Create`.
+        mode: CreateMode,
+        /// Who may do what, as the client says it: `auth` stands for the identities of the request.
+        acl: Vec<Acl>,
+    },
+    /// Replaces the ACL.
+    SetAcl {
+        /// Of which znode.
+        path: String,
+        /// Who may do what from then on; as for `CreateWithAcl`.
+        acl: Vec<Acl>,
+        /// The version that the znode's ACL must have, or [`ANY_VERSION`].
+        version: i32,
+    },
+    /// Removes a container that has lost its last child, or a znode whose time to live is over; the service itself asks for it.
+    DeleteIdle {
+        /// Which znode.
+        path: String,
+    },
 }
 
 impl Operation {
@@ -198,6 +298,7 @@ impl Operation {
     pub fn path(&self) -> &str {
         match self {
             Self::Create { path, .. } | Self::Set { path, .. } | Self::Delete { path, .. } | Self::Check { path, .. } => path,
+            Self::CreateWithAcl { path, .. } | Self::SetAcl { path, .. } | Self::DeleteIdle { path } => path,
         }
     }
 
@@ -205,7 +306,9 @@ impl Operation {
     pub fn size_bytes(&self) -> usize {
         let data = match self {
             Self::Create { data, .. } | Self::Set { data, .. } => data.as_ref().map_or(0, Bytes::len),
-            Self::Delete { .. } | Self::Check { .. } => 0,
+            Self::Delete { .. } | Self::Check { .. } | Self::DeleteIdle { .. } => 0,
+            Self::CreateWithAcl { data, acl, .. } => data.as_ref().map_or(0, Bytes::len) + acl.iter().map(Acl::size_bytes).sum::<usize>(),
+            Self::SetAcl { acl, .. } => acl.iter().map(Acl::size_bytes).sum(),
         };
         self.path().len() + data + 16
     }
@@ -230,6 +333,34 @@ pub enum Request {
         /// Its id.
         session: i64,
     },
+    /// All operations in order, or none, as far as the znodes' ACLs allow them. What `One` and `Multi` ask is the service's own process's, which may
+    /// do everything.
+    Client {
+        /// Who asks.
+        identities: Vec<Identity>,
+        /// What.
+        operations: Vec<Operation>,
+    },
+    /// Begins the session of a client that may come back to it from another connection: it outlives the process that serves it.
+    OpenSession {
+        /// As for `CreateSession`.
+        session: i64,
+        /// As for `CreateSession`.
+        timeout_ms: i32,
+        /// What the client must know to come back.
+        password: [u8; 16],
+    },
+}
+
+impl Request {
+    /// Its operations; none if it concerns a session.
+    pub fn operations(&self) -> &[Operation] {
+        match self {
+            Self::One(operation) => std::slice::from_ref(operation),
+            Self::Multi(operations) | Self::Client { operations, .. } => operations,
+            Self::CreateSession { .. } | Self::CloseSession { .. } | Self::OpenSession { .. } => &[],
+        }
+    }
 }
 
 /// One entry of the coordination log: a request with all that makes its outcome the same on every replay.
@@ -260,7 +391,7 @@ pub struct Stat {
     pub cversion: i32,
     /// How often its ACL was changed.
     pub aversion: i32,
-    /// The session that it ends with, or 0.
+    /// The session that it ends with, or 0; what ends with no session and not by a client alone is encoded here too: [`Lifetime`].
     pub ephemeral_owner: i64,
     /// The length of its content in bytes.
     pub data_length: i32,
@@ -289,6 +420,11 @@ pub enum OperationResult {
     Deleted,
     /// The version was as expected.
     Checked,
+    /// The ACL was replaced.
+    AclSet {
+        /// The znode's stat after it.
+        stat: Stat,
+    },
 }
 
 /// How a znode changed.
@@ -311,6 +447,8 @@ pub struct Event {
     pub path: Arc<str>,
     /// How it changed.
     pub kind: EventKind,
+    /// Its ACL (of a deleted one: its last): who may not read it is not told.
+    pub acl: AclList,
 }
 
 /// The changes of one transaction, in its order.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
+use super::acl::{Acl, Identity, digest};
 use super::op::{ANY_VERSION, EventKind};
 use super::storage::format::log_name;
 use super::*;
@@ -21,7 +22,7 @@ where
 }
 
 #[test]
-fn what_was_acknowledged_survives_and_sessions_do_not() {
+fn what_was_acknowledged_survives_and_the_processs_own_sessions_do_not() {
     with_dir(|rt, dir| async move {
         let coordination = Coordination::open(rt.clone(), &dir).await.unwrap();
         assert!(matches!(Coordination::open(rt.clone(), &dir).await, Err(StorageError::Locked { .. })));
@@ -139,5 +140,96 @@ fn what_is_too_large_is_refused_and_the_service_goes_on() {
         let large = coordination.create("/a", vec![0; REQUEST_MAX_BYTES + 1], CreateMode::Persistent).await;
         assert_eq!(large.unwrap_err().code, ErrorCode::MarshallingError);
         coordination.create("/a", &b""[..], CreateMode::Persistent).await.unwrap();
+    });
+}
+
+/// A directory that format 1 wrote: two lives, the first with a snapshot and a log after it, each with a session that was never closed.
+const FORMAT_1: [(&str, &[u8]); 3] = [
+    ("log-00000000000000000001.ottla", include_bytes!("../../tests/data/coordination-1/log-00000000000000000001.ottla")),
+    ("log-00000000000000000022.ottla", include_bytes!("../../tests/data/coordination-1/log-00000000000000000022.ottla")),
+    ("snapshot-00000000000000000021.ottla", include_bytes!("../../tests/data/coordination-1/snapshot-00000000000000000021.ottla")),
+];
+
+async fn lay_out(rt: &TokioRuntime, dir: &Path, files: &[(&str, &'static [u8])]) {
+    rt.disk().create_dir(dir).await.unwrap();
+    for (name, content) in files {
+        assert_eq!(content[..2], [0, 1], "every frame begins with its format version");
+        let file = rt.disk().open(&dir.join(name), Open::CreateNew).await.unwrap();
+        file.write_at(0, [Bytes::from_static(content)].into_iter().collect()).await.unwrap();
+    }
+}
+
+async fn check_format_1(coordination: &Coordination<TokioRuntime>) {
+    assert_eq!(&*coordination.get("/queue").await.unwrap().data, b"qqq");
+    let (names, stat) = coordination.children("/queue").await.unwrap();
+    assert_eq!((names.len(), stat.version, stat.cversion, &*names[3]), (11, 5, 13, "n-0000000004"));
+    assert_eq!(&*coordination.get("/queue/n-0000000011").await.unwrap().data, [11; 10]);
+    let (names, _) = coordination.children("/").await.unwrap();
+    assert_eq!(names, ["brokers".into(), "m1".into(), "m2".into(), "m3".into(), "queue".into(), "zookeeper".into()]);
+    assert_eq!(coordination.children("/brokers/ids").await.unwrap().0, [], "the sessions were the process's own and ended with it");
+    assert_eq!(coordination.read(|tree| tree.acl("/queue").unwrap().0), [Acl::open()]);
+    assert_eq!(coordination.read(|tree| tree.acl("/zookeeper/config").unwrap().0), [Acl::new(1, "world", "anyone")]);
+}
+
+#[test]
+fn a_directory_of_format_1_is_opened_and_goes_on_in_format_2() {
+    with_dir(|rt, dir| async move {
+        lay_out(&rt, &dir, &FORMAT_1).await;
+        let coordination = Coordination::open(rt.clone(), &dir).await.unwrap();
+        check_format_1(&coordination).await;
+        let secret = Request::Client {
+            identities: vec![Identity::new("digest", digest("bob:x"))],
+            operations: vec![Operation::CreateWithAcl { path: "/secret".into(), data: None, mode: CreateMode::Container, acl: vec![Acl::new(31, "auth", "")] }],
+        };
+        coordination.propose(secret).await.unwrap();
+        coordination.shutdown().await;
+        let coordination = Coordination::open(rt, &dir).await.unwrap();
+        assert_eq!(coordination.read(|tree| tree.acl("/secret").unwrap().0[0].id.id.clone()), digest("bob:x"));
+        coordination.delete("/secret", -1).await.unwrap();
+        check_format_1(&coordination).await;
+    });
+}
+
+#[test]
+fn the_log_alone_of_format_1_is_opened_too() {
+    with_dir(|rt, dir| async move {
+        lay_out(&rt, &dir, &FORMAT_1[..2]).await;
+        check_format_1(&Coordination::open(rt, &dir).await.unwrap()).await;
+    });
+}
+
+#[test]
+fn acls_lifetimes_and_clients_sessions_survive_in_log_and_snapshot() {
+    with_dir(|rt, dir| async move {
+        for snapshot_every_entries in [100_000, 4] {
+            let dir = dir.join(snapshot_every_entries.to_string());
+            let options = Options { snapshot_every_entries, ..Options::default() };
+            let coordination = Coordination::open_with(rt.clone(), &dir, options).await.unwrap();
+            let bob = Identity::new("digest", digest("bob:x"));
+            let open = Request::OpenSession { session: 77, timeout_ms: 30_000, password: [5; 16] };
+            coordination.propose(open).await.unwrap();
+            let create = |path: &str, mode| Operation::CreateWithAcl { path: path.into(), data: None, mode, acl: vec![Acl::new(31, "auth", "")] };
+            let operations = vec![
+                create("/e", CreateMode::Ephemeral),
+                create("/c", CreateMode::Container),
+                create("/t", CreateMode::Ttl { ttl_ms: 5 }),
+                create("/p", CreateMode::Persistent),
+            ];
+            let request = Request::Client { identities: vec![bob.clone()], operations };
+            coordination.submit(77, request).await.unwrap().outcome().await.unwrap();
+            for _ in 0..8 {
+                coordination.set("/p", &b""[..], ANY_VERSION).await.unwrap();
+            }
+            let expected = coordination.read(Tree::clone);
+            coordination.shutdown().await;
+            let coordination = Coordination::open(rt.clone(), &dir).await.unwrap();
+            let found = coordination.read(Tree::clone);
+            // Each life begins with an entry that changes nothing.
+            assert_eq!(found.items().collect::<Vec<_>>(), expected.items().collect::<Vec<_>>());
+            assert_eq!(found.acl("/p").unwrap().0, [Acl { perms: 31, id: bob }]);
+            assert_eq!(found.client_session(77).map(|known| (known.timeout_ms, known.password)), Some((30_000, [5; 16])));
+            assert!(coordination.shared.hub.lock().sessions.is_alive(77), "it has its full time-out to come back in");
+            coordination.shutdown().await;
+        }
     });
 }

@@ -4,6 +4,8 @@
 //! will have made, names sequential znodes and computes versions; the [`Transaction`] that comes out cannot fail. [`Tree::commit`]
 //! carries it out. Both depend on nothing but the tree and the command, so that every replay of a log gives the same tree.
 //!
+//! [`stored`] is how a tree is put into a snapshot and read from one, `prepare` the checks.
+//!
 //! Nodes are shared and copied on write: a clone of the tree takes constant time, and while it lives (a snapshot being written) each
 //! node that changes is copied once.
 
@@ -11,10 +13,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
-use super::op::{ANY_VERSION, Command, CreateMode, ErrorCode, Event, EventKind, Failure, Operation, OperationResult, Request, Stat};
+use super::acl::{self, Acl, AclList};
+use super::lifetime::Lifetime;
+use super::op::{Command, Event, EventKind, Failure, OperationResult, Stat};
 use super::path;
+
+mod prepare;
+pub mod stored;
+
+pub use self::stored::{Items, Restore, RestoreError, SnapshotItem};
+
+/// The znode that names the members; its ACL is not the open one to begin with.
+const CONFIG: &str = "/zookeeper/config";
 
 /// A znode. `created_children_count` is what ZooKeeper stores as cversion; [`Stat::cversion`] is derived from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +40,7 @@ struct Node {
     aversion: i32,
     created_children_count: i32,
     ephemeral_owner: i64,
+    acl: AclList,
     children: BTreeMap<Arc<str>, Arc<Node>>,
 }
 
@@ -59,17 +71,31 @@ impl Node {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Session {
     timeout_ms: i32,
+    /// What its client must know to come back; none for a session of the process itself, which nobody can come back to.
+    password: Option<[u8; 16]>,
     ephemerals: BTreeSet<Arc<str>>,
+}
+
+/// What the tree knows of a session of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientSession {
+    /// Its id.
+    pub session: i64,
+    /// The time-out that it began with, in milliseconds.
+    pub timeout_ms: i32,
+    /// What the client must know to come back to it.
+    pub password: [u8; 16],
 }
 
 /// What a prepared operation will do; it cannot fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
-    Create { path: String, data: Option<Bytes>, ephemeral_owner: i64, parent_created_children_count: i32 },
+    Create { path: String, data: Option<Bytes>, ephemeral_owner: i64, acl: AclList, parent_created_children_count: i32 },
     Set { path: String, data: Option<Bytes>, version: i32 },
+    SetAcl { path: String, acl: AclList, aversion: i32 },
     Delete { path: String },
     Check,
-    CreateSession { session: i64, timeout_ms: i32 },
+    CreateSession { session: i64, timeout_ms: i32, password: Option<[u8; 16]> },
     CloseSession { session: i64 },
 }
 
@@ -97,71 +123,6 @@ pub struct NodeView {
     pub stat: Stat,
 }
 
-/// One part of a stored tree: sessions first, then znodes, each after its parent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SnapshotItem {
-    /// A session.
-    Session {
-        /// Its id.
-        session: i64,
-        /// Its time-out in milliseconds.
-        timeout_ms: i32,
-    },
-    /// A znode.
-    Node {
-        /// Its path.
-        path: String,
-        /// Its content.
-        data: Option<Bytes>,
-        /// The transaction that created it.
-        czxid: i64,
-        /// The transaction that changed its content last.
-        mzxid: i64,
-        /// The transaction that created or deleted a child last.
-        pzxid: i64,
-        /// When it was created, in milliseconds since 1970.
-        ctime_ms: i64,
-        /// When its content was changed last, in milliseconds since 1970.
-        mtime_ms: i64,
-        /// How often its content was changed.
-        version: i32,
-        /// How often its ACL was changed.
-        aversion: i32,
-        /// How many children were ever created.
-        created_children_count: i32,
-        /// The session that it ends with, or 0.
-        ephemeral_owner: i64,
-    },
-}
-
-/// Why stored parts make no tree.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RestoreError {
-    /// A znode's path is invalid, comes twice or before its parent.
-    #[error("the znode '{path}' is out of place: it comes twice, without its parent, or its path is invalid")]
-    Misplaced {
-        /// Its path.
-        path: String,
-    },
-    /// An ephemeral znode belongs to a session that is not stored, or has children.
-    #[error("the ephemeral znode '{path}' belongs to session {session:#x}, which is not stored")]
-    Orphan {
-        /// Its path.
-        path: String,
-        /// The session.
-        session: i64,
-    },
-    /// A session comes twice or has the id 0.
-    #[error("the session {session:#x} comes twice or is no session")]
-    Session {
-        /// The session.
-        session: i64,
-    },
-    /// There is no root.
-    #[error("the root is missing")]
-    NoRoot,
-}
-
 /// The tree of znodes and the sessions. Two trees are equal if nothing that a client or a later command can see differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
@@ -170,6 +131,9 @@ pub struct Tree {
     last_zxid: i64,
     node_count: u64,
     data_bytes: u64,
+    ephemeral_count: u64,
+    /// The containers and the znodes with a time to live, by their paths: whoever looks for idle ones need not look through the tree.
+    mortal: Arc<BTreeSet<Arc<str>>>,
 }
 
 impl Default for Tree {
@@ -182,11 +146,17 @@ impl Tree {
     /// An empty tree with ZooKeeper's own znodes, all of whose counts are zero: the root's cversion is −1 as in ZooKeeper.
     pub fn new() -> Self {
         let leaf = || Arc::new(Node { data: Some(Bytes::new()), ..Node::default() });
-        let zookeeper = Node { children: BTreeMap::from([("config".into(), leaf()), ("quota".into(), leaf())]), ..Node::clone(&leaf()) };
+        let config = Arc::new(Node { acl: default_acl(CONFIG), ..Node::clone(&leaf()) });
+        let zookeeper = Node { children: BTreeMap::from([("config".into(), config), ("quota".into(), leaf())]), ..Node::clone(&leaf()) };
         let root = Node { children: BTreeMap::from([("zookeeper".into(), Arc::new(zookeeper))]), ..Node::clone(&leaf()) };
-        let mut tree = Self { root: Arc::new(root), sessions: BTreeMap::new(), last_zxid: 0, node_count: 0, data_bytes: 0 };
+        let mut tree = Self { root: Arc::new(root), ..Self::bare() };
         (tree.node_count, tree.data_bytes) = tree.counted();
         tree
+    }
+
+    /// Nothing, not even a root with its right content.
+    fn bare() -> Self {
+        Self { root: Arc::default(), sessions: BTreeMap::new(), last_zxid: 0, node_count: 0, data_bytes: 0, ephemeral_count: 0, mortal: Arc::default() }
     }
 
     fn counted(&self) -> (u64, u64) {
@@ -215,9 +185,49 @@ impl Tree {
         self.data_bytes
     }
 
+    /// The number of ephemeral znodes.
+    pub fn ephemeral_count(&self) -> u64 {
+        self.ephemeral_count
+    }
+
     /// The ids of the sessions.
     pub fn sessions(&self) -> impl Iterator<Item = i64> + '_ {
         self.sessions.keys().copied()
+    }
+
+    /// The ids of the sessions of the process itself: they end with it.
+    pub fn own_sessions(&self) -> impl Iterator<Item = i64> + '_ {
+        self.sessions.iter().filter(|(_, data)| data.password.is_none()).map(|(&session, _)| session)
+    }
+
+    /// The sessions of clients.
+    pub fn client_sessions(&self) -> impl Iterator<Item = ClientSession> + '_ {
+        self.sessions.keys().filter_map(|&session| self.client_session(session))
+    }
+
+    /// A client's session.
+    pub fn client_session(&self, session: i64) -> Option<ClientSession> {
+        let data = self.sessions.get(&session)?;
+        Some(ClientSession { session, timeout_ms: data.timeout_ms, password: data.password? })
+    }
+
+    /// Whether there are znodes that the service deletes by itself one day.
+    pub fn has_mortal(&self) -> bool {
+        !self.mortal.is_empty()
+    }
+
+    /// The znodes that a [`DeleteIdle`](super::op::Operation::DeleteIdle) would delete at `now_ms`, in order. A container that never had a child is one of
+    /// them when it is older than `never_used_ms`; never if that is 0.
+    pub fn idle(&self, now_ms: i64, never_used_ms: i64) -> Vec<Arc<str>> {
+        let is_idle = |path: &&Arc<str>| {
+            self.node(path).is_some_and(|node| match Lifetime::from_owner(node.ephemeral_owner) {
+                Lifetime::Container if node.created_children_count > 0 => node.children.is_empty(),
+                Lifetime::Container => never_used_ms > 0 && now_ms.saturating_sub(node.mtime_ms) > never_used_ms,
+                Lifetime::Ttl { ttl_ms } => node.children.is_empty() && now_ms.saturating_sub(node.mtime_ms) > ttl_ms,
+                Lifetime::Persistent | Lifetime::Ephemeral { .. } => false,
+            })
+        };
+        self.mortal.iter().filter(is_idle).cloned().collect()
     }
 
     /// The ephemeral znodes of a session.
@@ -238,6 +248,24 @@ impl Tree {
     /// The names of a znode's children in order, and its stat.
     pub fn children(&self, path: &str) -> Option<(Vec<Arc<str>>, Stat)> {
         self.node(path).map(|node| (node.children.keys().cloned().collect(), node.stat()))
+    }
+
+    /// A znode's ACL and stat.
+    pub fn acl(&self, path: &str) -> Option<(Vec<Acl>, Stat)> {
+        self.node(path).map(|node| (acl::entries(&node.acl), node.stat()))
+    }
+
+    /// A znode's ACL, as it is checked.
+    pub fn acl_list(&self, path: &str) -> Option<AclList> {
+        self.node(path).map(|node| node.acl.clone())
+    }
+
+    /// How many znodes there are below a znode, at any depth.
+    pub fn descendant_count(&self, path: &str) -> Option<u64> {
+        fn below(node: &Node) -> u64 {
+            node.children.values().map(|child| 1 + below(child)).sum()
+        }
+        self.node(path).map(below)
     }
 
     fn node(&self, path: &str) -> Option<&Node> {
@@ -262,7 +290,7 @@ impl Tree {
     /// # Panics
     /// If `zxid` is not above the last one.
     pub fn apply(&mut self, command: &Command, zxid: i64) -> Applied {
-        match self.prepare(command.session, &command.request) {
+        match self.prepare(command) {
             Ok(transaction) => {
                 let (results, events) = self.commit(transaction, zxid, command.time_ms);
                 Applied { outcome: Ok(results), events }
@@ -283,30 +311,6 @@ impl Tree {
         self.last_zxid = zxid;
     }
 
-    /// Validates `request` and computes what it will do.
-    ///
-    /// # Errors
-    /// The first operation that cannot be done, with ZooKeeper's code; the checks come in ZooKeeper's order.
-    pub fn prepare(&self, session: i64, request: &Request) -> Result<Transaction, Failure> {
-        let mut pending = Pending { tree: self, session, changed: BTreeMap::new() };
-        let steps = match request {
-            Request::One(operation) => vec![pending.step(operation)?],
-            Request::Multi(operations) => operations
-                .iter()
-                .enumerate()
-                .map(|(operation_index, operation)| pending.step(operation).map_err(|failure| Failure { operation_index, ..failure }))
-                .collect::<Result<_, _>>()?,
-            &Request::CreateSession { session, timeout_ms } => {
-                if session == 0 || self.sessions.contains_key(&session) || timeout_ms <= 0 {
-                    return Err(Failure::new(ErrorCode::BadArguments, ""));
-                }
-                vec![Step::CreateSession { session, timeout_ms }]
-            }
-            &Request::CloseSession { session } => vec![Step::CloseSession { session }],
-        };
-        Ok(Transaction { steps })
-    }
-
     /// Carries out what [`Tree::prepare`] of this very tree computed.
     ///
     /// # Panics
@@ -317,8 +321,10 @@ impl Tree {
         let mut events = Vec::new();
         for step in transaction.steps {
             match step {
-                Step::Create { path, data, ephemeral_owner, parent_created_children_count } => {
-                    let stat = self.create(&path, data, ephemeral_owner, parent_created_children_count, zxid, time_ms, &mut events);
+                Step::Create { path, data, ephemeral_owner, acl, parent_created_children_count } => {
+                    let node =
+                        Node { data, czxid: zxid, mzxid: zxid, pzxid: zxid, ctime_ms: time_ms, mtime_ms: time_ms, ephemeral_owner, acl, ..Node::default() };
+                    let stat = self.create(&path, node, parent_created_children_count, &mut events);
                     results.push(OperationResult::Created { path, stat });
                 }
                 Step::Set { path, data, version } => {
@@ -329,18 +335,24 @@ impl Tree {
                     node.version = version;
                     node.mzxid = zxid;
                     node.mtime_ms = time_ms;
-                    let stat = node.stat();
+                    let (stat, acl) = (node.stat(), node.acl.clone());
                     self.data_bytes = self.data_bytes - old_bytes + new_bytes;
-                    events.push(Event { path: path.into(), kind: EventKind::DataChanged });
+                    events.push(Event { path: path.into(), kind: EventKind::DataChanged, acl });
                     results.push(OperationResult::Set { stat });
+                }
+                Step::SetAcl { path, acl, aversion } => {
+                    let node = self.node_mut(&path).expect("prepared: the znode exists");
+                    node.acl = acl;
+                    node.aversion = aversion;
+                    results.push(OperationResult::AclSet { stat: node.stat() });
                 }
                 Step::Delete { path } => {
                     self.delete(&path, zxid, &mut events);
                     results.push(OperationResult::Deleted);
                 }
                 Step::Check => results.push(OperationResult::Checked),
-                Step::CreateSession { session, timeout_ms } => {
-                    let before = self.sessions.insert(session, Session { timeout_ms, ephemerals: BTreeSet::new() });
+                Step::CreateSession { session, timeout_ms, password } => {
+                    let before = self.sessions.insert(session, Session { timeout_ms, password, ephemerals: BTreeSet::new() });
                     assert!(before.is_none(), "prepared: the session is new");
                 }
                 Step::CloseSession { session } => {
@@ -355,35 +367,35 @@ impl Tree {
         (results, events)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one step and of its transaction")]
-    fn create(
-        &mut self,
-        path: &str,
-        data: Option<Bytes>,
-        ephemeral_owner: i64,
-        parent_created_children_count: i32,
-        zxid: i64,
-        time_ms: i64,
-        events: &mut Vec<Event>,
-    ) -> Stat {
+    fn create(&mut self, path: &str, node: Node, parent_created_children_count: i32, events: &mut Vec<Event>) -> Stat {
         let (parent_path, name) = path::split(path).expect("prepared: not the root");
         self.node_count += 1;
-        self.data_bytes += node_bytes(path, data.as_ref());
-        let node = Node { data, czxid: zxid, mzxid: zxid, pzxid: zxid, ctime_ms: time_ms, mtime_ms: time_ms, ephemeral_owner, ..Node::default() };
-        let stat = node.stat();
+        self.data_bytes += node_bytes(path, node.data.as_ref());
+        let (stat, acl, zxid) = (node.stat(), node.acl.clone(), node.czxid);
         let parent = self.node_mut(parent_path).expect("prepared: the parent exists");
         let before = parent.children.insert(name.into(), Arc::new(node));
         assert!(before.is_none(), "prepared: the znode does not exist");
         parent.created_children_count = parent_created_children_count;
         parent.pzxid = zxid;
+        let parent_acl = parent.acl.clone();
         let path: Arc<str> = path.into();
-        if ephemeral_owner != 0 {
-            self.sessions.get_mut(&ephemeral_owner).expect("prepared: the session exists").ephemerals.insert(path.clone());
-        }
-        let parent_path = parent_path.into();
-        events.push(Event { path, kind: EventKind::Created });
-        events.push(Event { path: parent_path, kind: EventKind::ChildrenChanged });
+        self.born(&path, stat.ephemeral_owner).expect("prepared: the session exists");
+        events.push(Event { path, kind: EventKind::Created, acl });
+        events.push(Event { path: parent_path.into(), kind: EventKind::ChildrenChanged, acl: parent_acl });
         stat
+    }
+
+    /// Takes note of a znode that something else than a client's delete will end; the session that is to exist and does not is the error.
+    fn born(&mut self, path: &Arc<str>, owner: i64) -> Result<(), i64> {
+        match Lifetime::from_owner(owner) {
+            Lifetime::Persistent => {}
+            Lifetime::Ephemeral { session } => {
+                self.sessions.get_mut(&session).ok_or(session)?.ephemerals.insert(path.clone());
+                self.ephemeral_count += 1;
+            }
+            Lifetime::Container | Lifetime::Ttl { .. } => drop(Arc::make_mut(&mut self.mortal).insert(path.clone())),
+        }
+        Ok(())
     }
 
     fn delete(&mut self, path: &str, zxid: i64, events: &mut Vec<Event>) {
@@ -392,240 +404,31 @@ impl Tree {
         let node = parent.children.remove(name).expect("prepared: the znode exists");
         assert!(node.children.is_empty(), "prepared: the znode has no children");
         parent.pzxid = zxid;
-        if node.ephemeral_owner != 0 {
-            let session = self.sessions.get_mut(&node.ephemeral_owner).expect("an ephemeral znode's session exists");
-            assert!(session.ephemerals.remove(path), "a session knows its ephemeral znodes");
+        let parent_acl = parent.acl.clone();
+        match Lifetime::from_owner(node.ephemeral_owner) {
+            Lifetime::Persistent => {}
+            Lifetime::Ephemeral { session } => {
+                let session = self.sessions.get_mut(&session).expect("an ephemeral znode's session exists");
+                assert!(session.ephemerals.remove(path), "a session knows its ephemeral znodes");
+                self.ephemeral_count -= 1;
+            }
+            Lifetime::Container | Lifetime::Ttl { .. } => drop(Arc::make_mut(&mut self.mortal).remove(path)),
         }
         self.node_count -= 1;
         self.data_bytes -= node_bytes(path, node.data.as_ref());
-        events.push(Event { path: path.into(), kind: EventKind::Deleted });
-        events.push(Event { path: parent_path.into(), kind: EventKind::ChildrenChanged });
+        events.push(Event { path: path.into(), kind: EventKind::Deleted, acl: node.acl.clone() });
+        events.push(Event { path: parent_path.into(), kind: EventKind::ChildrenChanged, acl: parent_acl });
     }
+}
 
-    /// All that is stored of the tree, besides its last zxid, in the order that [`Restore`] wants. Holds the tree as it is now.
-    pub fn items(&self) -> Items {
-        let sessions: Vec<_> = self.sessions.iter().map(|(&session, data)| (session, data.timeout_ms)).collect();
-        Items { sessions: sessions.into_iter(), nodes: vec![("/".to_owned(), self.root.clone())] }
-    }
+/// The ACL that the znode of this path has if none was ever set.
+fn default_acl(path: &str) -> AclList {
+    if path == CONFIG { acl::read_only() } else { None }
 }
 
 /// What one znode adds to [`Tree::data_bytes`].
 fn node_bytes(path: &str, data: Option<&Bytes>) -> u64 {
     (path.len() + data.map_or(0, Bytes::len)) as u64
-}
-
-/// The parts of a tree, in the order that [`Restore`] wants.
-#[derive(Debug)]
-pub struct Items {
-    sessions: std::vec::IntoIter<(i64, i32)>,
-    nodes: Vec<(String, Arc<Node>)>,
-}
-
-impl Iterator for Items {
-    type Item = SnapshotItem;
-
-    fn next(&mut self) -> Option<SnapshotItem> {
-        if let Some((session, timeout_ms)) = self.sessions.next() {
-            return Some(SnapshotItem::Session { session, timeout_ms });
-        }
-        let (path, node) = self.nodes.pop()?;
-        for (name, child) in node.children.iter().rev() {
-            self.nodes.push((path::join(&path, name), child.clone()));
-        }
-        Some(SnapshotItem::Node {
-            path,
-            data: node.data.clone(),
-            czxid: node.czxid,
-            mzxid: node.mzxid,
-            pzxid: node.pzxid,
-            ctime_ms: node.ctime_ms,
-            mtime_ms: node.mtime_ms,
-            version: node.version,
-            aversion: node.aversion,
-            created_children_count: node.created_children_count,
-            ephemeral_owner: node.ephemeral_owner,
-        })
-    }
-}
-
-/// Builds a tree from stored parts.
-#[derive(Debug)]
-pub struct Restore {
-    tree: Tree,
-    has_root: bool,
-}
-
-impl Default for Restore {
-    fn default() -> Self {
-        let tree = Tree { root: Arc::default(), sessions: BTreeMap::new(), last_zxid: 0, node_count: 0, data_bytes: 0 };
-        Self { tree, has_root: false }
-    }
-}
-
-impl Restore {
-    /// Takes the next part.
-    ///
-    /// # Errors
-    /// [`RestoreError`] if it does not fit to those before it.
-    pub fn push(&mut self, item: SnapshotItem) -> Result<(), RestoreError> {
-        match item {
-            SnapshotItem::Session { session, timeout_ms } => {
-                let before = self.tree.sessions.insert(session, Session { timeout_ms, ephemerals: BTreeSet::new() });
-                if session == 0 || before.is_some() { Err(RestoreError::Session { session }) } else { Ok(()) }
-            }
-            SnapshotItem::Node { path, data, czxid, mzxid, pzxid, ctime_ms, mtime_ms, version, aversion, created_children_count, ephemeral_owner } => {
-                let children = BTreeMap::new();
-                let bytes = node_bytes(&path, data.as_ref());
-                let node = Node { data, czxid, mzxid, pzxid, ctime_ms, mtime_ms, version, aversion, created_children_count, ephemeral_owner, children };
-                if path::validate(&path).is_err() || self.has_root == (path == "/") {
-                    return Err(RestoreError::Misplaced { path });
-                }
-                if ephemeral_owner != 0 {
-                    match self.tree.sessions.get_mut(&ephemeral_owner) {
-                        Some(session) => session.ephemerals.insert(path.as_str().into()),
-                        None => return Err(RestoreError::Orphan { path, session: ephemeral_owner }),
-                    };
-                }
-                self.tree.node_count += 1;
-                self.tree.data_bytes += bytes;
-                let Some((parent, name)) = path::split(&path) else {
-                    self.tree.root = Arc::new(node);
-                    self.has_root = true;
-                    return Ok(());
-                };
-                let before = match self.tree.node_mut(parent) {
-                    Some(parent) if parent.ephemeral_owner == 0 => parent.children.insert(name.into(), Arc::new(node)),
-                    _ => return Err(RestoreError::Misplaced { path }),
-                };
-                if before.is_some() { Err(RestoreError::Misplaced { path }) } else { Ok(()) }
-            }
-        }
-    }
-
-    /// The tree, as it was after transaction `last_zxid`.
-    ///
-    /// # Errors
-    /// [`RestoreError::NoRoot`].
-    pub fn finish(self, last_zxid: i64) -> Result<Tree, RestoreError> {
-        if !self.has_root {
-            return Err(RestoreError::NoRoot);
-        }
-        Ok(Tree { last_zxid, ..self.tree })
-    }
-}
-
-/// What preparing needs to know of a znode.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    version: i32,
-    created_children_count: i32,
-    child_count: i32,
-    ephemeral_owner: i64,
-}
-
-/// The tree as the operations prepared so far will have left it.
-struct Pending<'a> {
-    tree: &'a Tree,
-    session: i64,
-    changed: BTreeMap<String, Option<Known>>,
-}
-
-impl Pending<'_> {
-    fn look(&self, path: &str) -> Option<Known> {
-        if let Some(known) = self.changed.get(path) {
-            return *known;
-        }
-        self.tree.node(path).map(|node| Known {
-            version: node.version,
-            created_children_count: node.created_children_count,
-            child_count: node.child_count(),
-            ephemeral_owner: node.ephemeral_owner,
-        })
-    }
-
-    fn step(&mut self, operation: &Operation) -> Result<Step, Failure> {
-        if self.session != 0 && !self.tree.sessions.contains_key(&self.session) {
-            return Err(Failure::new(ErrorCode::SessionExpired, operation.path()));
-        }
-        match operation {
-            Operation::Create { path, data, mode } => self.create(path, data.clone(), *mode),
-            Operation::Set { path, data, version } => {
-                validate(path)?;
-                let known = self.look(path).ok_or_else(|| Failure::new(ErrorCode::NoNode, path))?;
-                let version = next_version(known.version, *version).ok_or_else(|| Failure::new(ErrorCode::BadVersion, path))?;
-                self.changed.insert(path.clone(), Some(Known { version, ..known }));
-                Ok(Step::Set { path: path.clone(), data: data.clone(), version })
-            }
-            Operation::Delete { path, version } => {
-                if path::is_reserved(path) {
-                    return Err(Failure::new(ErrorCode::BadArguments, path));
-                }
-                validate(path)?;
-                let (parent_path, _) = path::split(path).ok_or_else(|| Failure::new(ErrorCode::BadArguments, path))?;
-                let parent = self.look(parent_path).ok_or_else(|| Failure::new(ErrorCode::NoNode, path))?;
-                let known = self.look(path).ok_or_else(|| Failure::new(ErrorCode::NoNode, path))?;
-                next_version(known.version, *version).ok_or_else(|| Failure::new(ErrorCode::BadVersion, path))?;
-                if known.child_count > 0 {
-                    return Err(Failure::new(ErrorCode::NotEmpty, path));
-                }
-                self.changed.insert(parent_path.to_owned(), Some(Known { child_count: parent.child_count - 1, ..parent }));
-                self.changed.insert(path.clone(), None);
-                Ok(Step::Delete { path: path.clone() })
-            }
-            Operation::Check { path, version } => {
-                validate(path)?;
-                let known = self.look(path).ok_or_else(|| Failure::new(ErrorCode::NoNode, path))?;
-                next_version(known.version, *version).ok_or_else(|| Failure::new(ErrorCode::BadVersion, path))?;
-                Ok(Step::Check)
-            }
-        }
-    }
-
-    fn create(&mut self, path: &str, data: Option<Bytes>, mode: CreateMode) -> Result<Step, Failure> {
-        // Only the last name is judged after the parent is known, because a sequential one may be empty until it is completed.
-        let (parent_path, _) = path::split(path).ok_or_else(|| bad_or_existing(path))?;
-        let ephemeral_owner = if mode.is_ephemeral() { self.session } else { 0 };
-        if mode.is_ephemeral() && self.session == 0 {
-            return Err(Failure::new(ErrorCode::SessionExpired, path));
-        }
-        if path::validate(parent_path).is_err() {
-            return Err(Failure::new(ErrorCode::BadArguments, path));
-        }
-        let parent = self.look(parent_path).ok_or_else(|| Failure::new(ErrorCode::NoNode, path))?;
-        let path = if mode.is_sequential() { format!("{path}{:010}", parent.created_children_count) } else { path.to_owned() };
-        validate(&path)?;
-        if self.look(&path).is_some() {
-            return Err(Failure::new(ErrorCode::NodeExists, &path));
-        }
-        if parent.ephemeral_owner != 0 {
-            return Err(Failure::new(ErrorCode::NoChildrenForEphemerals, &path));
-        }
-        let parent_created_children_count = parent.created_children_count.wrapping_add(1);
-        let parent = Known { created_children_count: parent_created_children_count, child_count: parent.child_count + 1, ..parent };
-        self.changed.insert(parent_path.to_owned(), Some(parent));
-        self.changed.insert(path.clone(), Some(Known { version: 0, created_children_count: 0, child_count: 0, ephemeral_owner }));
-        Ok(Step::Create { path, data, ephemeral_owner, parent_created_children_count })
-    }
-}
-
-fn validate(path: &str) -> Result<(), Failure> {
-    path::validate(path).map_err(|_| Failure::new(ErrorCode::BadArguments, path))
-}
-
-fn bad_or_existing(path: &str) -> Failure {
-    Failure::new(if path == "/" { ErrorCode::NodeExists } else { ErrorCode::BadArguments }, path)
-}
-
-/// The version after a change of a znode that has version `current`, or `None` if another one is expected. Never −1, which
-/// could not be expected (ZOOKEEPER-4743).
-fn next_version(current: i32, expected: i32) -> Option<i32> {
-    if expected != ANY_VERSION && expected != current {
-        return None;
-    }
-    match current.wrapping_add(1) {
-        -1 => Some(0),
-        next => Some(next),
-    }
 }
 
 #[cfg(test)]

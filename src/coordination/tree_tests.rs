@@ -1,6 +1,9 @@
 //! The tree against ZooKeeper's documented counts, and against a flat model.
 
+use super::prepare::next_version;
 use super::*;
+use crate::coordination::acl::Identity;
+use crate::coordination::op::{ANY_VERSION, CreateMode, ErrorCode, Failure, Operation, Request};
 use proptest::prelude::*;
 
 fn one(operation: Operation) -> Command {
@@ -139,6 +142,102 @@ fn ephemerals_live_as_long_as_their_session() {
     assert_eq!(tree.sessions().count(), 0);
 }
 
+fn as_client(identities: &[Identity], operations: Vec<Operation>) -> Command {
+    Command { session: 0, time_ms: 1_000, request: Request::Client { identities: identities.to_vec(), operations } }
+}
+
+fn create_with(path: &str, mode: CreateMode, acl: &[Acl]) -> Operation {
+    Operation::CreateWithAcl { path: path.into(), data: None, mode, acl: acl.to_vec() }
+}
+
+#[test]
+fn containers_and_times_to_live_have_zookeepers_owners_and_end_when_idle() {
+    let mut tree = Tree::new();
+    let at = |time_ms, operation| Command { time_ms, ..one(operation) };
+    let create = |path: &str, mode| Operation::Create { path: path.into(), data: None, mode };
+    apply(&mut tree, &at(0, create("/c", CreateMode::Container)));
+    apply(&mut tree, &at(0, create("/t", CreateMode::Ttl { ttl_ms: 1_000 })));
+    apply(&mut tree, &at(0, create("/t/child", CreateMode::Persistent)));
+    let named = apply(&mut tree, &at(500, create("/s-", CreateMode::TtlSequential { ttl_ms: 10 })));
+    assert!(matches!(&named.outcome.unwrap()[..], [OperationResult::Created { path, .. }] if path == "/s-0000000002"));
+    assert_eq!(tree.stat("/c").unwrap().ephemeral_owner, i64::MIN);
+    assert_eq!(tree.stat("/t").unwrap().ephemeral_owner as u64, 0xff00_0000_0000_03e8);
+    assert_eq!(tree.idle(5_000, 0), ["/s-0000000002".into()], "a container is in use until its first child has gone, and a parent is not idle");
+    assert_eq!(tree.idle(5_000, 4_999), ["/c".into(), "/s-0000000002".into()], "unless it was never used for long");
+    apply(&mut tree, &at(600, create("/c/x", CreateMode::Persistent)));
+    assert_eq!(tree.idle(500, 0), []);
+    apply(&mut tree, &at(700, Operation::delete("/c/x", -1)));
+    apply(&mut tree, &at(700, Operation::delete("/t/child", -1)));
+    assert_eq!(tree.idle(1_001, 0), ["/c".into(), "/s-0000000002".into(), "/t".into()]);
+    let mut code = |time_ms, path: &str| apply(&mut tree, &at(time_ms, Operation::DeleteIdle { path: path.into() })).outcome.err().map(|failure| failure.code);
+    assert_eq!(code(1_000, "/t"), Some(ErrorCode::BadVersion), "its time is not over when this is applied");
+    assert_eq!(code(1_001, "/t"), None);
+    assert_eq!(code(1_001, "/c"), None);
+    assert_eq!(code(1_001, "/c"), Some(ErrorCode::NoNode));
+    assert_eq!(code(1_001, "/zookeeper"), Some(ErrorCode::BadArguments));
+    apply(&mut tree, &at(2_000, create("/c", CreateMode::Persistent)));
+    assert_eq!(apply(&mut tree, &at(9_000, Operation::DeleteIdle { path: "/c".into() })).outcome.unwrap_err().code, ErrorCode::BadVersion);
+    for ttl_ms in [0, -1, 1 << 40] {
+        assert_eq!(apply(&mut tree, &at(0, create("/x", CreateMode::Ttl { ttl_ms }))).outcome.unwrap_err().code, ErrorCode::BadArguments);
+    }
+    assert!(tree.has_mortal());
+    assert!(apply(&mut tree, &at(9_000, Operation::DeleteIdle { path: "/s-0000000002".into() })).outcome.is_ok());
+    assert!(!tree.has_mortal());
+}
+
+#[test]
+fn acls_are_checked_where_zookeeper_checks_them() {
+    let mut tree = Tree::new();
+    let bob = Identity::new(acl::DIGEST, "bob:hash");
+    let other = Identity::new(acl::DIGEST, "eve:hash");
+    let mine = [Acl::new(acl::perms::ALL, "auth", "")];
+    let read_only = [Acl::new(acl::perms::READ, "world", "anyone")];
+    apply(&mut tree, &as_client(std::slice::from_ref(&bob), vec![create_with("/mine", CreateMode::Persistent, &mine)])).outcome.unwrap();
+    assert_eq!(tree.acl("/mine").unwrap().0, [Acl { perms: acl::perms::ALL, id: bob.clone() }]);
+    let mut code =
+        |identities: &[Identity], operation: Operation| apply(&mut tree, &as_client(identities, vec![operation])).outcome.err().map(|failure| failure.code);
+    let no_auth = Some(ErrorCode::NoAuth);
+    for identities in [&[][..], std::slice::from_ref(&other)] {
+        assert_eq!(code(identities, Operation::set("/mine", &b""[..], 7)), no_auth, "before the version is looked at");
+        assert_eq!(code(identities, Operation::check("/mine", 0)), no_auth);
+        assert_eq!(code(identities, create_with("/mine/x", CreateMode::Persistent, &read_only)), no_auth);
+        assert_eq!(code(identities, Operation::delete("/mine/x", -1)), no_auth, "before the znode is looked for");
+        assert_eq!(code(identities, Operation::SetAcl { path: "/mine".into(), acl: read_only.to_vec(), version: 0 }), no_auth);
+    }
+    assert_eq!(code(&[other], Operation::delete("/mine", -1)), None, "deleting is the parent's permission");
+    assert_eq!(code(&[], create_with("/x", CreateMode::Persistent, &mine)), Some(ErrorCode::InvalidAcl));
+    assert_eq!(code(&[], create_with("/x", CreateMode::Persistent, &[])), Some(ErrorCode::InvalidAcl));
+    assert_eq!(code(&[], create_with("/x", CreateMode::Persistent, &read_only)), None);
+    let set_acl = |version| Operation::SetAcl { path: "/x".into(), acl: mine.to_vec(), version };
+    assert_eq!(code(std::slice::from_ref(&bob), set_acl(0)), no_auth);
+    assert_eq!(code(&[Identity::superuser()], Operation::set("/x", &b"1"[..], 0)), None);
+    assert_eq!(code(&[Identity::superuser(), bob.clone()], set_acl(1)), Some(ErrorCode::BadVersion), "the ACL has a version of its own");
+    assert_eq!(code(&[Identity::superuser(), bob.clone()], set_acl(0)), None);
+    assert_eq!(code(&[bob], Operation::set("/x", &b"2"[..], 1)), None);
+    let stat = tree.stat("/x").unwrap();
+    assert_eq!((stat.version, stat.aversion, stat.mzxid < tree.last_zxid() + 1), (2, 1, true));
+    assert_eq!(code_of(&mut tree, Operation::set("/zookeeper/config", &b""[..], -1)), no_auth, "everyone may read the configuration, nobody may write it");
+    apply(&mut tree, &one(Operation::set("/x", &b"3"[..], 2))).outcome.expect("the process itself may do everything");
+}
+
+fn code_of(tree: &mut Tree, operation: Operation) -> Option<ErrorCode> {
+    apply(tree, &as_client(&[], vec![operation])).outcome.err().map(|failure| failure.code)
+}
+
+#[test]
+fn a_clients_session_is_told_from_the_processs_own() {
+    let mut tree = Tree::new();
+    let by = |request| Command { session: 0, time_ms: 0, request };
+    apply(&mut tree, &by(Request::CreateSession { session: 1, timeout_ms: 6_000 }));
+    apply(&mut tree, &by(Request::OpenSession { session: 2, timeout_ms: 7_000, password: [9; 16] }));
+    assert_eq!(tree.own_sessions().collect::<Vec<_>>(), [1]);
+    assert_eq!(tree.client_sessions().collect::<Vec<_>>(), [ClientSession { session: 2, timeout_ms: 7_000, password: [9; 16] }]);
+    for session in [0, 2, i64::MIN, -1 << 56] {
+        let refused = apply(&mut tree, &by(Request::OpenSession { session, timeout_ms: 1, password: [0; 16] }));
+        assert_eq!(refused.outcome.unwrap_err().code, ErrorCode::BadArguments, "{session:#x}");
+    }
+}
+
 #[test]
 fn versions_skip_minus_one() {
     assert_eq!(next_version(-2, -2), Some(0));
@@ -201,11 +300,23 @@ struct ModelNode {
     pzxid: i64,
     mzxid: i64,
     owner: i64,
+    mtime: i64,
+    aversion: i32,
+    acl: Vec<Acl>,
+}
+
+/// Whether an ACL of [`any_acl`] allows `wanted`, by the plainest reading.
+fn may(acl: &[Acl], wanted: i32, caller: Option<&[Identity]>) -> Result<(), ErrorCode> {
+    let Some(caller) = caller else { return Ok(()) };
+    let holds = caller.contains(&Identity::superuser())
+        || acl.iter().any(|entry| entry.perms & wanted != 0 && (entry.id.scheme == "world" || caller.contains(&entry.id)));
+    if holds { Ok(()) } else { Err(ErrorCode::NoAuth) }
 }
 
 impl Model {
     fn new() -> Self {
-        let node = ModelNode { data: vec![], version: 0, creations: 0, deletions: 0, pzxid: 0, mzxid: 0, owner: 0 };
+        let node =
+            ModelNode { data: vec![], version: 0, creations: 0, deletions: 0, pzxid: 0, mzxid: 0, owner: 0, mtime: 0, aversion: 0, acl: vec![Acl::open()] };
         Self { nodes: BTreeMap::from([("".to_owned(), node)]), sessions: BTreeSet::new() }
     }
 
@@ -214,71 +325,116 @@ impl Model {
         self.nodes.keys().filter(|other| other.strip_prefix(&prefix).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))).count()
     }
 
-    fn operate(&mut self, operation: &Operation, session: i64, zxid: i64) -> Result<(), ErrorCode> {
+    fn operate(&mut self, operation: &Operation, by: &Command, zxid: i64) -> Result<(), ErrorCode> {
+        let (session, now) = (by.session, by.time_ms);
+        let caller = match &by.request {
+            Request::Client { identities, .. } => Some(identities.as_slice()),
+            _ => None,
+        };
         if session != 0 && !self.sessions.contains(&session) {
             return Err(ErrorCode::SessionExpired);
         }
-        let checked = |model: &Self, path: &str, version: i32| match model.nodes.get(path) {
-            None => Err(ErrorCode::NoNode),
-            Some(node) if version != -1 && node.version != version => Err(ErrorCode::BadVersion),
-            Some(_) => Ok(()),
-        };
+        let found = |model: &Self, path: &str| model.nodes.get(path).cloned().ok_or(ErrorCode::NoNode);
+        let versioned = |is: i32, expected: i32| if expected != -1 && is != expected { Err(ErrorCode::BadVersion) } else { Ok(()) };
         match operation {
-            Operation::Create { path, data, mode } => {
-                if mode.is_ephemeral() && session == 0 {
-                    return Err(ErrorCode::SessionExpired);
-                }
-                let parent_path = path.rsplit_once('/').unwrap().0.to_owned();
-                let parent = self.nodes.get(&parent_path).ok_or(ErrorCode::NoNode)?;
-                let owner = parent.owner;
-                let path = if mode.is_sequential() { format!("{path}{:010}", parent.creations) } else { path.clone() };
-                if self.nodes.contains_key(&path) {
-                    return Err(ErrorCode::NodeExists);
-                }
-                if owner != 0 {
-                    return Err(ErrorCode::NoChildrenForEphemerals);
-                }
-                let parent = self.nodes.get_mut(&parent_path).unwrap();
-                parent.creations += 1;
-                parent.pzxid = zxid;
-                let owner = if mode.is_ephemeral() { session } else { 0 };
-                let data = data.as_ref().map(|data| data.to_vec()).unwrap_or_default();
-                self.nodes.insert(path, ModelNode { data, version: 0, creations: 0, deletions: 0, pzxid: zxid, mzxid: zxid, owner });
-            }
+            Operation::Create { path, data, mode } => self.create(path, data, *mode, None, by, zxid)?,
+            Operation::CreateWithAcl { path, data, mode, acl } => self.create(path, data, *mode, Some(acl), by, zxid)?,
             Operation::Set { path, data, version } => {
-                checked(self, path, *version)?;
+                let node = found(self, path)?;
+                may(&node.acl, acl::perms::WRITE, caller)?;
+                versioned(node.version, *version)?;
                 let node = self.nodes.get_mut(path).unwrap();
                 node.version += 1;
                 node.mzxid = zxid;
+                node.mtime = now;
                 node.data = data.as_ref().map(|data| data.to_vec()).unwrap_or_default();
             }
-            Operation::Delete { path, version } => {
-                let parent_path = path.rsplit_once('/').unwrap().0.to_owned();
-                checked(self, &parent_path, -1)?;
-                checked(self, path, *version)?;
-                if self.children(path) > 0 {
-                    return Err(ErrorCode::NotEmpty);
-                }
-                self.nodes.remove(path);
-                let parent = self.nodes.get_mut(&parent_path).unwrap();
-                parent.deletions += 1;
-                parent.pzxid = zxid;
+            Operation::SetAcl { path, acl, version } => {
+                let node = found(self, path)?;
+                may(&node.acl, acl::perms::ADMIN, caller)?;
+                versioned(node.aversion, *version)?;
+                let node = self.nodes.get_mut(path).unwrap();
+                node.aversion += 1;
+                node.acl = acl.clone();
             }
-            Operation::Check { path, version } => checked(self, path, *version)?,
+            Operation::Delete { path, version } => {
+                let parent = found(self, path.rsplit_once('/').unwrap().0)?;
+                may(&parent.acl, acl::perms::DELETE, caller)?;
+                versioned(found(self, path)?.version, *version)?;
+                self.remove(path, zxid)?;
+            }
+            Operation::DeleteIdle { path } => {
+                found(self, path.rsplit_once('/').unwrap().0)?;
+                let node = found(self, path)?;
+                let is_idle = match Lifetime::from_owner(node.owner) {
+                    Lifetime::Container => true,
+                    Lifetime::Ttl { ttl_ms } => now - node.mtime > ttl_ms,
+                    _ => false,
+                };
+                if !is_idle {
+                    return Err(ErrorCode::BadVersion);
+                }
+                self.remove(path, zxid)?;
+            }
+            Operation::Check { path, version } => {
+                let node = found(self, path)?;
+                may(&node.acl, acl::perms::READ, caller)?;
+                versioned(node.version, *version)?;
+            }
         }
+        Ok(())
+    }
+
+    fn create(&mut self, path: &str, data: &Option<Bytes>, mode: CreateMode, acl: Option<&Vec<Acl>>, by: &Command, zxid: i64) -> Result<(), ErrorCode> {
+        let caller = match &by.request {
+            Request::Client { identities, .. } => Some(identities.as_slice()),
+            _ => None,
+        };
+        let lifetime = mode.lifetime(by.session).ok_or(ErrorCode::BadArguments)?;
+        if mode.is_ephemeral() && by.session == 0 {
+            return Err(ErrorCode::SessionExpired);
+        }
+        let parent_path = path.rsplit_once('/').unwrap().0.to_owned();
+        let parent = self.nodes.get(&parent_path).ok_or(ErrorCode::NoNode)?;
+        may(&parent.acl, acl::perms::CREATE, caller)?;
+        let owner = parent.owner;
+        let path = if mode.is_sequential() { format!("{path}{:010}", parent.creations) } else { path.to_owned() };
+        if self.nodes.contains_key(&path) {
+            return Err(ErrorCode::NodeExists);
+        }
+        if Lifetime::from_owner(owner).is_ephemeral() {
+            return Err(ErrorCode::NoChildrenForEphemerals);
+        }
+        let parent = self.nodes.get_mut(&parent_path).unwrap();
+        parent.creations += 1;
+        parent.pzxid = zxid;
+        let data = data.as_ref().map(|data| data.to_vec()).unwrap_or_default();
+        let acl = acl.cloned().unwrap_or_else(|| vec![Acl::open()]);
+        let (pzxid, mzxid, owner, mtime) = (zxid, zxid, lifetime.owner(), by.time_ms);
+        self.nodes.insert(path, ModelNode { data, version: 0, creations: 0, deletions: 0, pzxid, mzxid, owner, mtime, aversion: 0, acl });
+        Ok(())
+    }
+
+    fn remove(&mut self, path: &str, zxid: i64) -> Result<(), ErrorCode> {
+        if self.children(path) > 0 {
+            return Err(ErrorCode::NotEmpty);
+        }
+        self.nodes.remove(path);
+        let parent = self.nodes.get_mut(path.rsplit_once('/').unwrap().0).unwrap();
+        parent.deletions += 1;
+        parent.pzxid = zxid;
         Ok(())
     }
 
     fn apply(&mut self, command: &Command, zxid: i64) -> Result<(), (ErrorCode, usize)> {
         let mut next = self.clone();
         match &command.request {
-            Request::One(operation) => next.operate(operation, command.session, zxid).map_err(|code| (code, 0))?,
-            Request::Multi(operations) => {
-                for (index, operation) in operations.iter().enumerate() {
-                    next.operate(operation, command.session, zxid).map_err(|code| (code, index))?;
+            Request::One(_) | Request::Multi(_) | Request::Client { .. } => {
+                for (index, operation) in command.request.operations().iter().enumerate() {
+                    next.operate(operation, command, zxid).map_err(|code| (code, index))?;
                 }
             }
-            Request::CreateSession { session, .. } => {
+            Request::CreateSession { session, .. } | Request::OpenSession { session, .. } => {
                 if !next.sessions.insert(*session) {
                     return Err((ErrorCode::BadArguments, 0));
                 }
@@ -286,7 +442,7 @@ impl Model {
             Request::CloseSession { session } => {
                 let owned: Vec<_> = next.nodes.iter().filter(|(_, node)| node.owner == *session).map(|(path, _)| path.clone()).collect();
                 for path in owned {
-                    next.operate(&Operation::delete(path, -1), 0, zxid).unwrap();
+                    next.remove(&path, zxid).unwrap();
                 }
                 next.sessions.remove(session);
             }
@@ -294,6 +450,18 @@ impl Model {
         *self = next;
         Ok(())
     }
+}
+
+fn any_acl() -> impl Strategy<Value = Vec<Acl>> {
+    let entry = prop_oneof![
+        Just(Acl::open()),
+        (0..32).prop_map(|perms| Acl::new(perms, "world", "anyone")),
+        (0..32).prop_map(|perms| Acl::new(perms, "digest", "bob:hash")),
+    ];
+    prop::collection::vec(entry, 1..3).prop_map(|mut acl| {
+        acl.dedup();
+        acl
+    })
 }
 
 fn any_path() -> impl Strategy<Value = String> {
@@ -308,9 +476,15 @@ fn any_operation() -> impl Strategy<Value = Operation> {
         CreateMode::PersistentSequential,
         CreateMode::Ephemeral,
         CreateMode::EphemeralSequential,
+        CreateMode::Container,
+        CreateMode::Ttl { ttl_ms: 2_000 },
+        CreateMode::TtlSequential { ttl_ms: 2_000 },
     ]);
     let version = prop::sample::select(vec![-1, -1, 0, 1, 2]);
     prop_oneof![
+        2 => (any_path(), data.clone(), mode.clone(), any_acl()).prop_map(|(path, data, mode, acl)| Operation::CreateWithAcl { path, data, mode, acl }),
+        1 => (any_path(), any_acl(), version.clone()).prop_map(|(path, acl, version)| Operation::SetAcl { path, acl, version }),
+        1 => any_path().prop_map(|path| Operation::DeleteIdle { path }),
         4 => (any_path(), data.clone(), mode).prop_map(|(path, data, mode)| Operation::Create { path, data, mode }),
         2 => (any_path(), data, version.clone()).prop_map(|(path, data, version)| Operation::Set { path, data, version }),
         2 => (any_path(), version.clone()).prop_map(|(path, version)| Operation::Delete { path, version }),
@@ -323,7 +497,10 @@ fn any_command() -> impl Strategy<Value = Command> {
     let request = prop_oneof![
         6 => any_operation().prop_map(Request::One),
         3 => prop::collection::vec(any_operation(), 0..6).prop_map(Request::Multi),
+        4 => (prop::sample::select(vec![vec![], vec![Identity::new("digest", "bob:hash")], vec![Identity::superuser()]]), prop::collection::vec(any_operation(), 0..4))
+            .prop_map(|(identities, operations)| Request::Client { identities, operations }),
         1 => session.clone().prop_map(|session| Request::CreateSession { session, timeout_ms: 6_000 }),
+        1 => session.clone().prop_map(|session| Request::OpenSession { session, timeout_ms: 6_000, password: [3; 16] }),
         1 => session.prop_map(|session| Request::CloseSession { session }),
     ];
     (0..4i64, 0..10_000i64, request).prop_map(|(session, time_ms, request)| Command { session, time_ms, request })
@@ -356,6 +533,9 @@ proptest! {
             prop_assert_eq!(view.stat.num_children, model.children(path.trim_end_matches('/')) as i32 + root);
             let stat = (view.stat.version, view.stat.mzxid, view.stat.pzxid, view.stat.ephemeral_owner);
             prop_assert_eq!(stat, (node.version, node.mzxid, node.pzxid, node.owner));
+            let (acl, stat) = tree.acl(path).unwrap();
+            prop_assert_eq!((acl, stat.aversion, stat.mtime_ms), (node.acl.clone(), node.aversion, node.mtime));
+            prop_assert_eq!(tree.descendant_count(path).unwrap() as usize, model.nodes.keys().filter(|other| other.starts_with(&format!("{}/", path.trim_end_matches('/')))).count() + 3 * root as usize);
         }
         prop_assert_eq!(tree.node_count(), model.nodes.len() as u64 + 3);
         prop_assert_eq!((tree.node_count(), tree.data_bytes()), tree.counted());

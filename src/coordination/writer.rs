@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::op::{Changes, Command, ErrorCode, Failure, OperationResult, Request};
+use super::op::{Command, ErrorCode, Failure, OperationResult, Request};
 use super::storage::format::{ConfState, Entry, EntryKind, HardState, SnapshotMeta};
 use super::storage::{Loaded, Storage, StorageError, remove_obsolete, write_snapshot};
 use super::tree::{Applied, Tree};
@@ -45,7 +45,7 @@ pub(super) struct Writer<R: Runtime> {
 }
 
 impl<R: Runtime> Writer<R> {
-    /// Replays what was loaded and begins a new term, in which the sessions of the process's earlier life end.
+    /// Replays what was loaded and begins a new term, in which the sessions end that the process's earlier life had with itself.
     pub(super) async fn start(rt: R, storage: Storage<R>, loaded: Loaded, shared: Arc<Shared>, options: Options) -> Result<Self, StorageError> {
         if loaded.dropped_bytes > 0 {
             tracing::info!(dropped_bytes = loaded.dropped_bytes, "the end of the coordination log was never durable and was dropped");
@@ -64,7 +64,7 @@ impl<R: Runtime> Writer<R> {
         }
         let term = loaded.hard_state.term.max(storage.last_term()) + 1;
         let time_ms = rt.unix_ms();
-        let sessions: Vec<i64> = tree.sessions().collect();
+        let sessions: Vec<i64> = tree.own_sessions().collect();
         let bytes_since_snapshot = storage.file_bytes();
         let mut writer =
             Self { rt, storage, shared, options, term, is_marked: true, entries_since_snapshot, bytes_since_snapshot, last_snapshot_bytes: 0, snapshot: None };
@@ -166,10 +166,7 @@ impl<R: Runtime> Writer<R> {
             let mut tree = self.shared.tree.write().unwrap_or_else(|poisoned| poisoned.into_inner());
             for ((command, _, answer), index) in group.into_iter().zip(first_index..) {
                 let applied = apply(&mut tree, Some(&command), index);
-                if !applied.events.is_empty() {
-                    // Before the lock is free, so that no read shows a change that a subscriber has not been sent. No subscriber is no error.
-                    let _ = self.shared.changes.send(Arc::new(Changes { zxid: zxid(index), events: applied.events }));
-                }
+                self.shared.publish(zxid(index), &command.request, applied.events);
                 answers.push((answer, applied.outcome));
             }
         }

@@ -173,7 +173,7 @@ impl Producer {
         for value in &values {
             builder.push(1_700_000_000_000 + i64::from(value.number), None, Some(&value.encode(4_000)), &[]);
         }
-        let ticket = self.link.shared.history().send(place.clone(), values, self.idempotent);
+        let ticket = self.link.shared.history().send(place.clone(), values, self.idempotent, 0);
         self.in_flight.push_back(Batch { ticket, place, bytes: builder.build(), sent_count: 0 });
     }
 

@@ -12,6 +12,7 @@ mod process;
 mod traffic;
 
 mod adopt;
+mod coordination;
 mod disk_full;
 mod hostile;
 mod kill;

@@ -12,7 +12,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// The format version that is written, and the highest one that is read.
-pub const FORMAT: u16 = 1;
+///
+/// | version | what it added |
+/// |---|---|
+/// | 1 | |
+/// | 2 | ACLs, containers, times to live, sessions of clients: more variants at the ends of the enums, so that what version 1 wrote reads as it is |
+pub const FORMAT: u16 = 2;
 
 /// The kinds of frames in both files.
 pub mod kind {

@@ -8,6 +8,7 @@ use super::format::{FORMAT, SnapshotEnd, SnapshotHead, SnapshotMeta, TEMPORARY_S
 use super::reader::{FrameReader, Next};
 use super::{StorageError, load};
 use crate::codec;
+use crate::coordination::acl::Acl;
 use crate::coordination::tree::{Items, Restore, SnapshotItem, Tree};
 use crate::runtime::{Disk, File, Open, Runtime};
 
@@ -34,6 +35,8 @@ pub async fn write_snapshot<R: Runtime>(rt: &R, dir: &Path, storage_id: u64, met
         item_count += 1;
         chunk_bytes += match &item {
             SnapshotItem::Session { .. } => 16,
+            SnapshotItem::ClientSession { .. } => 32,
+            SnapshotItem::Acl { acl } => acl.iter().map(Acl::size_bytes).sum(),
             SnapshotItem::Node { path, data, .. } => 64 + path.len() + data.as_ref().map_or(0, bytes::Bytes::len),
         };
         chunk.push(item);

@@ -1,0 +1,317 @@
+//! What one member keeps for its clients and does not replicate: who is connected, who watches what, whose session lives.
+//!
+//! The lock is taken inside of the tree's, never the other way round. Whoever applies a transaction tells the hub before the tree's lock is free,
+//! and whoever reads and sets a watch does both under it: so no watch is missed, and an event is in its connection's queue before any read
+//! can show the change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::acl::{self, Identity, perms};
+use super::op::{Event, EventKind};
+use super::session::{SessionTracker, TICK_MS};
+use super::watch::{WatcherId, Watches};
+
+/// About how many bytes of events may wait for a connection that does not read them. One that is so slow is closed: its client comes back and
+/// sets its watches again.
+const EVENTS_MAX_BYTES: usize = 4 << 20;
+
+/// What an event costs in a queue besides its path.
+const EVENT_BYTES: usize = 64;
+
+/// An event on its way to a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// The transaction.
+    pub(super) zxid: i64,
+    /// What happened.
+    pub(super) kind: EventKind,
+    /// To which znode.
+    pub(super) path: Arc<str>,
+}
+
+/// Why the service ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Its session has ended.
+    SessionEnded,
+    /// Its client came back over another connection.
+    Superseded,
+    /// It did not read its events.
+    Slow,
+    /// The service stops.
+    Stopping,
+}
+
+/// What the service knows of a connection.
+#[derive(Debug)]
+struct Peer {
+    session: i64,
+    identities: Vec<Identity>,
+    events: mpsc::UnboundedSender<Told>,
+    queued_bytes: Arc<AtomicUsize>,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+/// A connection's side of it. Detached from the hub when it is dropped.
+#[derive(Debug)]
+pub(super) struct Attached {
+    hub: Arc<Hub>,
+    /// The connection, as a watcher.
+    pub(super) watcher: WatcherId,
+    events: mpsc::UnboundedReceiver<Told>,
+    queued_bytes: Arc<AtomicUsize>,
+    /// Tells when the connection has to end.
+    pub(super) ended: watch::Receiver<Option<Ended>>,
+}
+
+impl Attached {
+    /// The next event. Cancelling it loses nothing.
+    pub(super) async fn event(&mut self) -> Option<Told> {
+        let told = self.events.recv().await;
+        told.inspect(|told| self.taken(told))
+    }
+
+    /// The next event, if it is there.
+    pub(super) fn try_event(&mut self) -> Option<Told> {
+        let told = self.events.try_recv().ok()?;
+        self.taken(&told);
+        Some(told)
+    }
+
+    fn taken(&self, told: &Told) {
+        self.queued_bytes.fetch_sub(told.path.len() + EVENT_BYTES, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let mut state = self.hub.lock();
+        state.watches.remove_watcher(self.watcher);
+        if let Some(peer) = state.peers.remove(&self.watcher)
+            && state.by_session.get(&peer.session) == Some(&self.watcher)
+        {
+            state.by_session.remove(&peer.session);
+        }
+    }
+}
+
+/// When housekeeping looks for what (see `housekeeping`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Housekeeping {
+    /// The granularity of sessions' deadlines, in milliseconds.
+    pub tick_ms: u64,
+    /// How often idle containers and znodes with a time to live are looked for, in milliseconds.
+    pub idle_check_ms: u64,
+    /// How long a container that never had a child is kept, in milliseconds; 0 for ever.
+    pub never_used_ms: i64,
+}
+
+impl Default for Housekeeping {
+    fn default() -> Self {
+        Self { tick_ms: TICK_MS, idle_check_ms: 60_000, never_used_ms: 0 }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) watches: Watches,
+    pub(super) sessions: SessionTracker,
+    pub(super) housekeeping: Housekeeping,
+    pub(super) is_stopped: bool,
+    peers: BTreeMap<WatcherId, Peer>,
+    by_session: BTreeMap<i64, WatcherId>,
+    last_watcher: WatcherId,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Hub {
+    state: Mutex<State>,
+    /// Something that housekeeping waits for is earlier than it was.
+    pub(super) sooner: Notify,
+}
+
+impl Hub {
+    pub(super) fn new() -> Self {
+        let housekeeping = Housekeeping::default();
+        let state = State {
+            watches: Watches::default(),
+            sessions: SessionTracker::new(housekeeping.tick_ms),
+            housekeeping,
+            is_stopped: false,
+            peers: BTreeMap::new(),
+            by_session: BTreeMap::new(),
+            last_watcher: 0,
+        };
+        Self { state: Mutex::new(state), sooner: Notify::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attaches a connection that serves a session; the one that served it before ends.
+    pub(super) fn attach(self: &Arc<Self>, session: i64, identities: Vec<Identity>) -> Attached {
+        let (events, receiver) = mpsc::unbounded_channel();
+        let (ended, has_ended) = watch::channel(None);
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let mut state = self.lock();
+        state.last_watcher += 1;
+        let watcher = state.last_watcher;
+        if let Some(before) = state.by_session.insert(session, watcher) {
+            state.end(before, Ended::Superseded);
+        }
+        if state.is_stopped {
+            ended.send_replace(Some(Ended::Stopping));
+        }
+        state.peers.insert(watcher, Peer { session, identities, events, queued_bytes: queued_bytes.clone(), ended });
+        drop(state);
+        Attached { hub: self.clone(), watcher, events: receiver, queued_bytes, ended: has_ended }
+    }
+
+    /// The connection has more identities now.
+    pub(super) fn identify(&self, watcher: WatcherId, identities: &[Identity]) {
+        if let Some(peer) = self.lock().peers.get_mut(&watcher) {
+            peer.identities = identities.to_vec();
+        }
+    }
+
+    /// The session of a watcher; 0 if it is gone.
+    pub(super) fn sessions_of(&self, watchers: &BTreeSet<WatcherId>) -> Vec<i64> {
+        let state = self.lock();
+        watchers.iter().filter_map(|watcher| state.peers.get(watcher)).map(|peer| peer.session).collect()
+    }
+
+    /// Tells those who watch of a transaction. Called before the tree's lock is free.
+    pub(super) fn publish(&self, zxid: i64, events: &[Event]) {
+        let mut state = self.lock();
+        if state.peers.is_empty() {
+            return;
+        }
+        for event in events {
+            for watcher in state.watches.trigger(event) {
+                let Some(peer) = state.peers.get(&watcher) else { continue };
+                // Who may not read a znode is not told of it either (CVE-2024-23944).
+                if !acl::allows(&event.acl, perms::READ, &peer.identities) {
+                    continue;
+                }
+                let queued = peer.queued_bytes.fetch_add(event.path.len() + EVENT_BYTES, Ordering::Relaxed);
+                if queued > EVENTS_MAX_BYTES {
+                    state.end(watcher, Ended::Slow);
+                    continue;
+                }
+                // A connection that has gone needs no events.
+                let _ = peer.events.send(Told { zxid, kind: event.kind, path: event.path.clone() });
+            }
+        }
+    }
+
+    /// A session has ended, by whatever cause: so does its connection.
+    pub(super) fn session_ended(&self, session: i64) {
+        let mut state = self.lock();
+        state.sessions.ended(session);
+        if let Some(watcher) = state.by_session.get(&session).copied() {
+            state.end(watcher, Ended::SessionEnded);
+        }
+    }
+
+    /// The connection itself closes its session: it ends when that is answered, not before.
+    pub(super) fn release(&self, session: i64) {
+        let mut state = self.lock();
+        state.sessions.close(session);
+        state.by_session.remove(&session);
+    }
+
+    /// Counts a session as alive from now on. Whether it may live: not if its end is under way.
+    pub(super) fn track(&self, session: i64, timeout_ms: i32, now_ms: u64) -> bool {
+        let mut state = self.lock();
+        let before = state.sessions.next_deadline_ms();
+        let is_tracked = state.sessions.track(session, u64::try_from(timeout_ms).unwrap_or(0), now_ms);
+        let is_sooner = state.sessions.next_deadline_ms() < before || before.is_none();
+        drop(state);
+        if is_sooner {
+            self.sooner.notify_one();
+        }
+        is_tracked
+    }
+
+    /// Ends all connections, and housekeeping.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        state.is_stopped = true;
+        let watchers: Vec<WatcherId> = state.peers.keys().copied().collect();
+        for watcher in watchers {
+            state.end(watcher, Ended::Stopping);
+        }
+        drop(state);
+        self.sooner.notify_one();
+    }
+}
+
+impl State {
+    fn end(&self, watcher: WatcherId, why: Ended) {
+        if let Some(peer) = self.peers.get(&watcher) {
+            peer.ended.send_if_modified(|ended| ended.is_none() && ended.replace(why).is_none());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::acl::Acl;
+    use super::super::watch::WatchKind;
+    use super::*;
+
+    fn event(path: &str, acl: acl::AclList) -> Event {
+        Event { path: path.into(), kind: EventKind::DataChanged, acl }
+    }
+
+    #[test]
+    fn who_may_not_read_is_not_told() {
+        let hub = Arc::new(Hub::new());
+        let bob = Identity::new(acl::DIGEST, "bob:hash");
+        let (mut a, mut b) = (hub.attach(1, vec![]), hub.attach(2, vec![]));
+        hub.identify(b.watcher, std::slice::from_ref(&bob));
+        for watcher in [a.watcher, b.watcher] {
+            hub.lock().watches.add(watcher, "/secret", WatchKind::Persistent);
+        }
+        hub.publish(5, &[event("/secret", Some([Acl { perms: perms::ALL, id: bob }].into())), event("/other", None)]);
+        assert_eq!(a.try_event(), None);
+        assert_eq!(b.try_event(), Some(Told { zxid: 5, kind: EventKind::DataChanged, path: "/secret".into() }));
+        assert_eq!(b.try_event(), None);
+    }
+
+    #[test]
+    fn a_connection_that_does_not_read_is_ended() {
+        let hub = Arc::new(Hub::new());
+        let mut slow = hub.attach(1, vec![]);
+        hub.lock().watches.add(slow.watcher, "/a", WatchKind::Persistent);
+        let path = format!("/a/{}", "x".repeat(1000));
+        hub.lock().watches.add(slow.watcher, &path, WatchKind::Persistent);
+        let mut published = 0;
+        while slow.ended.borrow().is_none() {
+            hub.publish(1, &[event(&path, None)]);
+            published += 1;
+            assert!(published < 10_000, "it never ends");
+        }
+        assert_eq!(*slow.ended.borrow(), Some(Ended::Slow));
+        while slow.try_event().is_some() {}
+    }
+
+    #[test]
+    fn a_session_has_one_connection_and_its_end_ends_it() {
+        let hub = Arc::new(Hub::new());
+        let first = hub.attach(1, vec![]);
+        let second = hub.attach(1, vec![]);
+        assert_eq!((*first.ended.borrow(), *second.ended.borrow()), (Some(Ended::Superseded), None));
+        drop(first);
+        hub.session_ended(1);
+        assert_eq!(*second.ended.borrow(), Some(Ended::SessionEnded));
+        drop(second);
+        assert!(hub.lock().peers.is_empty() && hub.lock().by_session.is_empty());
+    }
+}
