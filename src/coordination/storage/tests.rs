@@ -52,7 +52,7 @@ async fn snapshot(rt: &TokioRuntime, storage: &mut Storage<TokioRuntime>, tree: 
     let conf_state = ConfState { voters: vec![1], learners: vec![] };
     let meta = SnapshotMeta { index: storage.last_index(), term: storage.last_term(), conf_state, last_zxid: tree.last_zxid() };
     storage.roll().await.unwrap();
-    write_snapshot(rt, storage.dir(), storage.storage_id(), meta, tree.items()).await.unwrap();
+    write_snapshot(rt, storage.dir(), storage.storage_id(), meta, &SnapshotState::default(), tree.items()).await.unwrap();
 }
 
 async fn refused(rt: &TokioRuntime, dir: &Path) -> StorageError {
@@ -184,7 +184,7 @@ fn snapshots_replace_the_log_before_them() {
         let expected: Vec<_> = [301, 401, 501].map(log_name).into_iter().chain([300, 400, 500].map(snapshot_name)).collect();
         assert_eq!(names, expected);
         let (storage, loaded) = open(rt.clone(), &dir).await.unwrap();
-        let (meta, loaded_tree) = loaded.snapshot.unwrap();
+        let (meta, loaded_tree, _) = loaded.snapshot.unwrap();
         assert_eq!((meta.index, meta.term), (500, 1));
         assert_eq!(loaded_tree, trees[4]);
         assert_eq!(loaded.entries, entries(501..=502));
