@@ -22,6 +22,7 @@ compile_error!(
 
 pub mod broker;
 pub mod clock;
+pub mod coordination;
 pub mod disk;
 pub mod nemesis;
 pub mod net;

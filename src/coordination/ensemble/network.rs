@@ -63,7 +63,7 @@ pub async fn ask<R: Runtime>(rt: &R, address: &HostPort, secret: &Secret, questi
     let asked = async {
         let stream = rt.connect(address).await?;
         let (mut read, mut write) = stream.into_split();
-        greet(rt, &mut read, &mut write, secret, (Purpose::Question, 0, 0)).await?;
+        greet(rt, &mut read, &mut write, secret, (Purpose::Question, 0, 0), "").await?;
         peer::write_frame(&mut write, kind::QUESTION, question).await?;
         peer::read_frame(&mut read, kind::ANSWER, PEER_FRAME_MAX_BYTES).await
     };
@@ -174,10 +174,13 @@ async fn serve<R: Runtime>(rt: &R, stream: R::Stream, secret: &Secret, configure
         (_, Standing::Empty) => Ok(()), // Whoever takes this one for the member that it was before it lost its disk learns nothing more.
         // A message for another member of this address, the one before its disk was lost, must not reach this one.
         (_, Standing::Member(own, _)) if hello.to != own => Ok(()),
-        (Purpose::Messages, Standing::Member(_, node)) => loop {
-            let message: PeerMessage = peer::read_frame(&mut read, kind::MESSAGE, PEER_FRAME_MAX_BYTES).await?;
-            node.send(PeerInput::Message(hello.from, message)).await.map_err(gone)?;
-        },
+        (Purpose::Messages, Standing::Member(_, node)) => {
+            node.send(PeerInput::Met(hello.from, hello.address)).await.map_err(gone)?;
+            loop {
+                let message: PeerMessage = peer::read_frame(&mut read, kind::MESSAGE, PEER_FRAME_MAX_BYTES).await?;
+                node.send(PeerInput::Message(hello.from, message)).await.map_err(gone)?;
+            }
+        }
         (Purpose::Snapshot, Standing::Member(_, node)) => {
             let received = receive_snapshot(rt, &mut read).await?;
             let (accepted, wait) = oneshot::channel();
@@ -252,15 +255,16 @@ struct Links {
 pub struct Network<R: Runtime> {
     rt: R,
     own: u64,
+    address: String,
     secret: Secret,
     inbox: mpsc::Sender<PeerInput>,
     links: Mutex<Links>,
 }
 
 impl<R: Runtime> Network<R> {
-    /// Links of member `own`; what becomes of snapshots is told to `inbox`.
-    pub fn new(rt: R, own: u64, secret: Secret, inbox: mpsc::Sender<PeerInput>) -> Self {
-        Self { rt, own, secret, inbox, links: Mutex::new(Links { links: BTreeMap::new() }) }
+    /// Links of member `own`, which is reached at `address`; what becomes of snapshots is told to `inbox`.
+    pub fn new(rt: R, own: u64, address: String, secret: Secret, inbox: mpsc::Sender<PeerInput>) -> Self {
+        Self { rt, own, address, secret, inbox, links: Mutex::new(Links { links: BTreeMap::new() }) }
     }
 
     /// Makes the links those to `members`, by Raft id and address; this member itself and those without an address are left out.
@@ -279,7 +283,7 @@ impl<R: Runtime> Network<R> {
             };
             let (queue, messages) = mpsc::channel(LINK_QUEUE_COUNT);
             links.links.insert(id, Link { address, queue });
-            self.rt.spawn("peer-link", run_link(self.rt.clone(), self.own, id, to, self.secret.clone(), messages));
+            self.rt.spawn("peer-link", run_link(self.rt.clone(), (self.own, id), self.address.clone(), to, self.secret.clone(), messages));
         }
     }
 
@@ -309,7 +313,7 @@ impl<R: Runtime> Network<R> {
 async fn send_snapshot<R: Runtime>(rt: &R, address: &HostPort, secret: &Secret, (own, to): (u64, u64), snapshot: OutgoingSnapshot) -> io::Result<()> {
     let (mut read, mut write) = within(rt, GREETING_WITHIN, async {
         let (mut read, mut write) = rt.connect(address).await?.into_split();
-        greet(rt, &mut read, &mut write, secret, (Purpose::Snapshot, own, to)).await?;
+        greet(rt, &mut read, &mut write, secret, (Purpose::Snapshot, own, to), "").await?;
         Ok((read, write))
     })
     .await?;
@@ -342,13 +346,13 @@ async fn send_snapshot<R: Runtime>(rt: &R, address: &HostPort, secret: &Secret, 
 }
 
 /// Keeps one link open and sends what is queued, until the queue's sender is gone.
-async fn run_link<R: Runtime>(rt: R, own: u64, id: u64, to: HostPort, secret: Secret, mut messages: mpsc::Receiver<PeerMessage>) {
+async fn run_link<R: Runtime>(rt: R, (own, id): (u64, u64), address: String, to: HostPort, secret: Secret, mut messages: mpsc::Receiver<PeerMessage>) {
     let mut backoff = BACKOFF.0;
     // Opened when there is something to say.
     while let Some(mut first) = messages.recv().await {
         let opened = within(&rt, GREETING_WITHIN, async {
             let (mut read, mut write) = rt.connect(&to).await?.into_split();
-            greet(&rt, &mut read, &mut write, &secret, (Purpose::Messages, own, id)).await?;
+            greet(&rt, &mut read, &mut write, &secret, (Purpose::Messages, own, id), &address).await?;
             Ok((read, write))
         })
         .await;

@@ -63,6 +63,8 @@ pub(in crate::coordination) type Answer = oneshot::Sender<Result<Vec<OperationRe
 
 /// What comes from peers and from this member's own connections.
 pub enum PeerInput {
+    /// The member with that Raft id has connected, and is reached there.
+    Met(u64, String),
     /// A message of the member with that Raft id.
     Message(u64, PeerMessage),
     /// A member without a log wants in.
@@ -159,6 +161,7 @@ pub(in crate::coordination) struct Node<R: Runtime, C> {
     ends_old_sessions: bool,
     observer: Option<Arc<dyn Observer>>,
     touches: Vec<i64>,
+    met: BTreeMap<u64, String>,
     leadership: super::consensus::Leadership,
     tick_count: u64,
     next_tick: Instant,
@@ -210,6 +213,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             ends_old_sessions: parts.ends_old_sessions,
             observer: parts.observer,
             touches: Vec::new(),
+            met: BTreeMap::new(),
             leadership: super::consensus::Leadership::default(),
             tick_count: 0,
             last_snapshot_bytes: 0,
@@ -228,7 +232,11 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
 
     fn tell_network(&self) {
         if let Some(network) = &self.network {
-            network.set_members(self.replicated.members.iter().map(|(id, record)| (*id, record.address.as_str())));
+            let mut addresses: BTreeMap<u64, &str> = self.replicated.members.iter().map(|(id, record)| (*id, record.address.as_str())).collect();
+            if !addresses.contains_key(&self.raft_id) {
+                addresses.extend(self.met.iter().map(|(id, address)| (*id, address.as_str())));
+            }
+            network.set_members(addresses.into_iter());
         }
     }
 
@@ -417,6 +425,12 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
 
     fn take_input(&mut self, input: PeerInput) {
         match input {
+            PeerInput::Met(member, address) => {
+                // One that has just joined knows nobody before its first snapshot.
+                if !self.replicated.members.contains_key(&self.raft_id) && self.met.insert(member, address.clone()) != Some(address) {
+                    self.tell_network();
+                }
+            }
             PeerInput::Message(_, PeerMessage::Raft(message)) => {
                 // A snapshot's message comes with its content only; and what is for another member was sent before this one lost its disk.
                 if message.kind != SNAPSHOT_KIND && message.to == self.raft_id {
@@ -871,7 +885,11 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         }
         let is_due = self.bytes_since_snapshot >= self.options.snapshot_every_bytes.max(self.last_snapshot_bytes)
             || self.entries_since_snapshot >= self.options.snapshot_every_entries;
-        if !std::mem::take(&mut self.has_changed) || self.wants_roll || self.entries_since_snapshot == 0 || self.replicated.applied.0 == 0 || !(is_due || self.rt.buggify("coordination-snapshot-early"))
+        if !std::mem::take(&mut self.has_changed)
+            || self.wants_roll
+            || self.entries_since_snapshot == 0
+            || self.replicated.applied.0 == 0
+            || !(is_due || self.rt.buggify("coordination-snapshot-early"))
         {
             return;
         }

@@ -73,6 +73,8 @@ pub struct Hello {
     pub from: u64,
     /// Whom it means to speak to; 0 for whoever is there.
     pub to: u64,
+    /// Where the opener itself is reached, `host:port`; empty if it does not say. A member that has just joined learns from it where to answer.
+    pub address: String,
     /// Random.
     pub nonce: [u64; 2],
 }
@@ -168,6 +170,8 @@ impl Secret {
         let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(&self.0).expect("a key may have any length");
         mac.update(b"ottla-peer");
         mac.update(&[role, hello.purpose as u8]);
+        mac.update(&(hello.address.len() as u64).to_be_bytes());
+        mac.update(hello.address.as_bytes());
         for number in [u64::from(PEER_FORMAT), hello.from, hello.to, hello.nonce[0], hello.nonce[1], from, nonce[0], nonce[1]] {
             mac.update(&number.to_be_bytes());
         }
@@ -206,8 +210,9 @@ pub async fn greet<R: Runtime, S: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     write: &mut W,
     secret: &Secret,
     (purpose, from, to): (Purpose, u64, u64),
+    address: &str,
 ) -> io::Result<u64> {
-    let hello = Hello { purpose, from, to, nonce: nonce(rt) };
+    let hello = Hello { purpose, from, to, address: address.to_owned(), nonce: nonce(rt) };
     write_frame(write, kind::HELLO, &hello).await?;
     let challenge: Challenge = read_frame(read, kind::CHALLENGE, GREETING_MAX_BYTES).await?;
     secret.code(ANSWERING, &hello, challenge.from, challenge.nonce).verify_slice(&challenge.code).map_err(|_| denied())?;
@@ -288,7 +293,7 @@ mod tests {
         let (mut b_read, mut b_write) = tokio::io::split(&mut b);
         let (secret_one, secret_other) = (Secret::new(one), Secret::new(other));
         let opening = async {
-            let met = greet(&rt, &mut a_read, &mut a_write, &secret_one, (Purpose::Messages, 3, 4)).await;
+            let met = greet(&rt, &mut a_read, &mut a_write, &secret_one, (Purpose::Messages, 3, 4), "c:1").await;
             a_write.shutdown().await.unwrap();
             met
         };

@@ -168,7 +168,7 @@ pub(in crate::coordination) async fn member<R: Runtime>(
         raft_id,
         server_id: config.server_id,
         address: own.to_string(),
-        network: Some(Network::new(rt.clone(), raft_id, config.secret.clone(), inbox.clone())),
+        network: Some(Network::new(rt.clone(), raft_id, own.to_string(), config.secret.clone(), inbox.clone())),
         sessions,
         ends_old_sessions: false,
         observer,
