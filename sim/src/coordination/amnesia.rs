@@ -70,6 +70,7 @@ fn wipe(world: &World, members: &Members, index: usize) {
     let host = &members.hosts[index];
     world.count_fault_of("wipe", index as u64);
     host.crash(CrashKind::PowerCut);
+    members.forget(index);
     host.wipe_disk();
 }
 
@@ -99,6 +100,7 @@ async fn whole(world: &World, members: &Members, lost: &BTreeSet<u64>) -> Option
 async fn lose_file(world: &World, members: &Members, history: &History, index: usize) -> bool {
     let host = &members.hosts[index];
     host.crash(CrashKind::Kill);
+    members.forget(index);
     let mut files: Vec<(String, u64)> = host.disk(|disk| disk.model.files());
     files.retain(|(path, _)| path.starts_with(DIR) && path.ends_with(".ottla"));
     let logs: Vec<_> = files.iter().filter(|(path, _)| path.contains("/log-")).cloned().collect();

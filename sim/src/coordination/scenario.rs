@@ -87,6 +87,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Members {
+    /// The member's process is no more.
+    pub fn forget(&self, index: usize) {
+        *lock(&self.slots[index]) = None;
+    }
+
     /// The handle of a member whose process lives and takes part.
     pub fn handle(&self, index: usize) -> Option<Coordination<SimRuntime>> {
         if self.hosts[index].is_alive() { lock(&self.slots[index]).clone() } else { None }
@@ -126,10 +131,7 @@ impl Run {
     fn start_members(&self) {
         for (index, host) in self.members.hosts.iter().enumerate() {
             let server = |id: usize| (id as u32, HostPort { host: format!("member-{id}"), port: PORT });
-            let mut servers: BTreeMap<u32, HostPort> = (1..=self.plan.member_count).map(server).collect();
-            if self.plan.grows && index == 0 {
-                servers.retain(|id, _| *id == 1);
-            }
+            let servers: BTreeMap<u32, HostPort> = (1..=self.plan.member_count).map(server).collect();
             let config = EnsembleConfig {
                 server_id: index as u32 + 1,
                 servers,
@@ -300,7 +302,12 @@ impl Run {
 
 /// One life of a member.
 async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, members: Arc<Members>, common: Common, mut stop: watch::Receiver<u64>) {
-    *lock(&members.slots[index]) = None;
+    members.forget(index);
+    let mut config = config;
+    if plan.grows && index == 0 && rt.process_id().incarnation == 1 {
+        // Alone at first. Later its configuration names all: else it would begin another ensemble when it has lost its disk.
+        config.servers.retain(|id, _| *id == 1);
+    }
     let observer = common.history.clone();
     let opened = Coordination::open_member(rt.clone(), Path::new(DIR), &config, plan.options, Box::new(Deadlines::default()), Some(observer));
     let opened = tokio::select! {

@@ -129,7 +129,6 @@ impl Replicated {
     /// What a snapshot says of it.
     pub fn to_snapshot(&self) -> SnapshotState {
         SnapshotState {
-            is_received: false,
             members: self.members.iter().map(|(id, record)| (*id, record.clone())).collect(),
             next_raft_id: self.next_raft_id,
             origins: self.origins.iter().map(|(origin, (registration, sequence))| (*origin, *registration, *sequence)).collect(),

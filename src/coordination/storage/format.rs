@@ -5,6 +5,7 @@
 //!   knew it to be durable: dropped) from rot (something did: refused).
 //! - `snapshot-<index>.ottla`: a [`SnapshotHead`], a [`SnapshotState`] (none in those of a member that was always alone), chunks of tree items,
 //!   a [`SnapshotEnd`].
+//! - `received-snapshot-<index>.ottla`: a snapshot that is to take the place of the log; it gets its name once the log that follows it is there.
 //! - `*.tmp`: a file that was never finished; removed when found.
 //!
 //! The index in a name is decimal, 20 digits. Frames are [`crate::codec`]'s.
@@ -163,8 +164,6 @@ pub struct SnapshotHead {
 /// What is replicated beside the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotState {
-    /// The snapshot came from another member, and may be ahead of the log beside it.
-    pub is_received: bool,
     /// All members.
     pub members: Vec<(u64, MemberRecord)>,
     /// The Raft id that the next member to join gets; 0 where none was ever given.
@@ -181,6 +180,9 @@ pub struct SnapshotEnd {
     /// How many items were written.
     pub item_count: u64,
 }
+
+/// The prefix of a snapshot that came from another member, until the log that follows it is there.
+pub const RECEIVED_PREFIX: &str = "received-";
 
 /// The suffix of files that are not finished.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";

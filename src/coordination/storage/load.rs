@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::format::{Entry, FORMAT, HardState, Identity, LogHead, Placed, Roll, TEMPORARY_SUFFIX, kind, log_index, log_name, snapshot_index, snapshot_name};
+use super::format::{
+    Entry, FORMAT, HardState, Identity, LogHead, Placed, RECEIVED_PREFIX, Roll, TEMPORARY_SUFFIX, kind, log_index, log_name, snapshot_index, snapshot_name,
+};
 use super::reader::{FrameReader, Next};
 use super::snapshot::read_snapshot;
-use super::{Loaded, Storage, StorageError, begin_after, create_log, roll_frame};
+use super::{Loaded, Storage, StorageError, create_log, finish_installation, roll_frame};
 use crate::codec::Frame;
 use crate::plant;
 use crate::runtime::{Disk, File, Open, Runtime, rewrite};
@@ -81,6 +83,7 @@ pub async fn open_as<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>
             disk.remove_file(&path).await.map_err(StorageError::io("remove", &path))?;
         }
     }
+    settle_received(&rt, dir).await?;
     let (snapshots, logs) = list(&rt, dir).await?;
     if snapshots.is_empty() && logs.is_empty() {
         return create(rt, dir, new).await;
@@ -90,7 +93,6 @@ pub async fn open_as<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>
         None => None,
     };
     let snapshot_last = snapshot.as_ref().map_or(0, |(head, ..)| head.meta.index);
-    let is_received = snapshot.as_ref().is_some_and(|(_, _, state)| state.is_received);
     let Some(first) = logs.iter().rposition(|&first_index| first_index <= snapshot_last + 1) else {
         let evidence = match snapshots.last() {
             Some(&index) => format!("'{}' must be followed by a log file", snapshot_name(index)),
@@ -160,19 +162,8 @@ pub async fn open_as<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>
         before = Some((path, first_index));
     }
     disk.sync_dir(dir).await.map_err(StorageError::io("sync the directory", dir))?;
-    let (mut file, mut file_first_index, mut position) = tail.expect("at least one log file was read");
+    let (file, file_first_index, position) = tail.expect("at least one log file was read");
     let storage_id = scan.storage_id.expect("every log file has one");
-    if is_received && !logs.contains(&(snapshot_last + 1)) {
-        // The snapshot came from another member and replaced the log; a crash came before its new beginning.
-        let meta = snapshot.as_ref().map(|(head, ..)| (head.meta.index, head.meta.term)).unwrap_or_default();
-        scan.hard_state.commit = scan.hard_state.commit.max(meta.0);
-        if meta.1 > scan.hard_state.term {
-            (scan.hard_state.term, scan.hard_state.vote) = (meta.1, 0);
-        }
-        (file, file_first_index, position) = begin_after(&rt, dir, storage_id, meta, scan.hard_state, scan.identity.as_ref()).await?;
-        (scan.last_index, scan.last_term) = meta;
-        scan.entries.clear();
-    }
     if scan.last_index < snapshot_last {
         let (path, _) = before.expect("at least one log file was read");
         let reason = format!("it ends with entry {}, before the snapshot's last, {snapshot_last}", scan.last_index);
@@ -195,6 +186,35 @@ pub async fn open_as<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>
     };
     let snapshot = snapshot.map(|(head, tree, state)| (head.meta, tree, state));
     Ok((storage, Loaded { snapshot, entries: scan.entries, hard_state: scan.hard_state, identity: scan.identity, dropped_bytes }))
+}
+
+/// Decides about a snapshot whose installation was broken off: if the log that follows it is there, that one stands; else the old one does.
+async fn settle_received<R: Runtime>(rt: &R, dir: &Path) -> Result<(), StorageError> {
+    let names = rt.disk().list(dir).await.map_err(StorageError::io("list", dir))?;
+    for name in names.iter().map(|entry| entry.name.as_str()) {
+        let Some(index) = name.strip_prefix(RECEIVED_PREFIX).and_then(snapshot_index) else { continue };
+        if follows_snapshot(rt, &dir.join(log_name(index + 1))).await? {
+            finish_installation(rt, dir, index).await?;
+        } else {
+            let path = dir.join(name);
+            rt.disk().remove_file(&path).await.map_err(StorageError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the log file was made to follow a received snapshot.
+async fn follows_snapshot<R: Runtime>(rt: &R, path: &Path) -> Result<bool, StorageError> {
+    let file = match rt.disk().open(path, Open::Read).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(StorageError::io("open", path)(error)),
+    };
+    let mut reader = FrameReader::open(file).await.map_err(StorageError::io("read", path))?;
+    match reader.next().await.map_err(StorageError::io("read", path))? {
+        Next::Frame { frame, .. } => Ok(frame.decode::<LogHead>().is_ok_and(|head| head.previous_file.is_none())),
+        Next::End | Next::Damaged { .. } => Ok(false), // The scan will say what is wrong with it.
+    }
 }
 
 async fn create<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>) -> Result<(Storage<R>, Loaded), StorageError> {

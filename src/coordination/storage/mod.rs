@@ -18,7 +18,10 @@ use std::path::{Path, PathBuf};
 use bytes::BytesMut;
 use serde::Serialize;
 
-use self::format::{Entry, FORMAT, HardState, Identity, LogHead, Placed, Roll, SnapshotMeta, SnapshotState, TEMPORARY_SUFFIX, kind, log_name};
+use self::format::{
+    Entry, FORMAT, HardState, Identity, LogHead, Placed, RECEIVED_PREFIX, Roll, SnapshotMeta, SnapshotState, TEMPORARY_SUFFIX, kind, log_name, snapshot_name,
+};
+use self::snapshot::write_named;
 use super::tree::{Items, Tree};
 use crate::codec::{self, EncodeError};
 use crate::plant;
@@ -258,24 +261,24 @@ impl<R: Runtime> Storage<R> {
     }
 
     /// Replaces the whole log by a snapshot that another member sent: writes it, and goes on in a new file whose first entry follows it. When
-    /// it returns `Ok`, both are durable; a crash in between is made up for by the next [`open`].
+    /// it returns `Ok`, both are durable. After a crash in between, [`open`] finds either the old log or the new one.
     ///
     /// # Errors
     /// [`StorageError`]; the caller must halt the process.
-    ///
-    /// # Panics
-    /// If the snapshot is not ahead of the log.
     pub async fn install(&mut self, meta: SnapshotMeta, state: &SnapshotState, items: Items, hard_state: HardState) -> Result<(), StorageError> {
         if self.failed {
             return Err(StorageError::Failed { file: self.path() });
         }
         self.failed = true;
         let (index, term) = (meta.index, meta.term);
-        let state = SnapshotState { is_received: true, ..state.clone() };
-        write_snapshot(&self.rt, &self.dir, self.storage_id, meta, &state, items).await?;
-        let (file, first_index, len) = begin_after(&self.rt, &self.dir, self.storage_id, (index, term), hard_state, self.identity.as_ref()).await?;
+        let received = format!("{RECEIVED_PREFIX}{}", snapshot_name(index));
+        write_named(&self.rt, &self.dir, &received, self.storage_id, meta, state, items).await?;
+        // From here on the new log stands, with all that this member promised: a file of that name among the old ones is replaced.
+        let head = LogHead { storage_id: self.storage_id, first_index: index + 1, previous_term: term, previous_file: None, hard_state };
+        let (file, len) = create_log(&self.rt, &self.dir, &head, self.identity.as_ref()).await?;
+        finish_installation(&self.rt, &self.dir, index).await?;
         self.file = file;
-        self.file_first_index = first_index;
+        self.file_first_index = index + 1;
         (self.position, self.durable_position) = (len, len);
         (self.last_index, self.last_term, self.hard_state) = (index, term, hard_state);
         self.failed = false;
@@ -283,24 +286,18 @@ impl<R: Runtime> Storage<R> {
     }
 }
 
-/// Makes the log file that follows a received snapshot. Log files of higher names, left over from entries that the snapshot replaced, go first:
-/// a scan would take them for what follows.
-async fn begin_after<R: Runtime>(
-    rt: &R,
-    dir: &Path,
-    storage_id: u64,
-    (index, term): (u64, u64),
-    hard_state: HardState,
-    identity: Option<&Identity>,
-) -> Result<(<R::Disk as Disk>::File, u64, u64), StorageError> {
+/// Removes the log files of entries that a received snapshot replaced and that a scan would take for what follows it, and gives it its name.
+async fn finish_installation<R: Runtime>(rt: &R, dir: &Path, index: u64) -> Result<(), StorageError> {
     let (_, logs) = load::list(rt, dir).await?;
-    for stale in logs.into_iter().rev().filter(|first_index| *first_index > index) {
+    for stale in logs.into_iter().rev().filter(|first_index| *first_index > index + 1) {
         let path = dir.join(log_name(stale));
         rt.disk().remove_file(&path).await.map_err(StorageError::io("remove", &path))?;
     }
-    let head = LogHead { storage_id, first_index: index + 1, previous_term: term, previous_file: None, hard_state };
-    let (file, len) = create_log(rt, dir, &head, identity).await?;
-    Ok((file, index + 1, len))
+    let received = dir.join(format!("{RECEIVED_PREFIX}{}", snapshot_name(index)));
+    // The removals first: a snapshot with its name is one that is complete.
+    rt.disk().sync_dir(dir).await.map_err(StorageError::io("sync the directory", dir))?;
+    rt.disk().rename(&received, &dir.join(snapshot_name(index))).await.map_err(StorageError::io("rename", &received))?;
+    rt.disk().sync_dir(dir).await.map_err(StorageError::io("sync the directory", dir))
 }
 
 /// The frame that ends a log file at `position`, all before it being durable.

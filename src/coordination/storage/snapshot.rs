@@ -14,10 +14,10 @@ use crate::runtime::{Disk, File, Open, Runtime};
 /// About how many bytes of items share a frame.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Writes `items` as the snapshot that `meta` describes, durably, and returns its length in bytes. Proposals may go on meanwhile.
+/// [`write_named`] as a snapshot of this member's own state.
 ///
 /// # Errors
-/// [`StorageError`]. Nothing depends on the snapshot then: the log is as complete as before, and a later attempt begins anew.
+/// As there.
 pub async fn write_snapshot<R: Runtime>(
     rt: &R,
     dir: &Path,
@@ -26,8 +26,25 @@ pub async fn write_snapshot<R: Runtime>(
     state: &SnapshotState,
     items: Items,
 ) -> Result<u64, StorageError> {
-    let path = dir.join(snapshot_name(meta.index));
-    let temporary = dir.join(format!("{}{TEMPORARY_SUFFIX}", snapshot_name(meta.index)));
+    let name = snapshot_name(meta.index);
+    write_named(rt, dir, &name, storage_id, meta, state, items).await
+}
+
+/// Writes `items` as the snapshot that `meta` describes, durably, and returns its length in bytes. Proposals may go on meanwhile.
+///
+/// # Errors
+/// [`StorageError`]. Nothing depends on the snapshot then: the log is as complete as before, and a later attempt begins anew.
+pub(super) async fn write_named<R: Runtime>(
+    rt: &R,
+    dir: &Path,
+    name: &str,
+    storage_id: u64,
+    meta: SnapshotMeta,
+    state: &SnapshotState,
+    items: Items,
+) -> Result<u64, StorageError> {
+    let path = dir.join(name);
+    let temporary = dir.join(format!("{name}{TEMPORARY_SUFFIX}"));
     let disk = rt.disk();
     let file = disk.open(&temporary, Open::Create).await.map_err(StorageError::io("create", &temporary))?;
     file.set_len(0).await.map_err(StorageError::io("empty", &temporary))?;
