@@ -3,6 +3,11 @@
 //! It never waits for the disk: while a write and its sync run, messages go in and out, and all that comes to be written meanwhile shares the
 //! next one. What may go out only after it is durable waits with it.
 
+mod apply;
+mod disk;
+mod members;
+mod reads;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,18 +18,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::consensus::{Change, Consensus, RaftMessage, Work};
+use super::Observer;
+use super::consensus::{Consensus, RaftMessage, Work};
 use super::network::{Network, OutgoingSnapshot, ReceivedSnapshot};
-use super::origin::{GIVE_UP_TICKS, Origin};
+use super::origin::Origin;
 use super::peer::{Answer as PeerAnswer, PeerMessage};
 use super::raft_core::SNAPSHOT_KIND;
 use super::sessions::SessionWatch;
-use super::state::{Meaning, Outcome, Payload, Replicated, Senseless, meaning};
-use super::{ChangeRefused, Observer, Status};
+use super::state::{Meaning, Payload, Replicated};
 use crate::codec;
-use crate::coordination::op::{Changes, Command, ErrorCode, Failure, OperationResult, Request};
-use crate::coordination::storage::format::{Entry, EntryKind, HardState, MemberRecord, SnapshotMeta, SnapshotState};
-use crate::coordination::storage::{Storage, StorageError, remove_obsolete, write_snapshot};
+use crate::coordination::op::{Command, ErrorCode, Failure, OperationResult, Request};
+use crate::coordination::storage::format::{Entry, EntryKind, HardState, SnapshotMeta, SnapshotState};
+use crate::coordination::storage::{Storage, StorageError};
 use crate::coordination::tree::{SnapshotItem, Tree};
 use crate::coordination::{Message, Options, Shared};
 use crate::plant;
@@ -230,22 +235,6 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         node
     }
 
-    fn tell_network(&self) {
-        if let Some(network) = &self.network {
-            let mut addresses: BTreeMap<u64, &str> = self.replicated.members.iter().map(|(id, record)| (*id, record.address.as_str())).collect();
-            if !addresses.contains_key(&self.raft_id) {
-                addresses.extend(self.met.iter().map(|(id, address)| (*id, address.as_str())));
-            }
-            network.set_members(addresses.into_iter());
-        }
-    }
-
-    /// Whether nobody else has a part: then time need not pass.
-    fn is_alone(&self) -> bool {
-        let conf_state = self.core.conf_state();
-        conf_state.voters == [self.raft_id] && conf_state.learners.is_empty()
-    }
-
     /// Serves until all handles are gone or one asks to end; returns those to tell, once the directory is free. An error of the disk halts
     /// the process.
     pub(in crate::coordination) async fn run(
@@ -377,18 +366,6 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         if let Some(ticks) = &mut self.ending_ticks {
             *ticks += 1;
             self.hand_over();
-        }
-    }
-
-    /// A leader that is to end asks the most advanced voter to lead, and asks again with each tick.
-    fn hand_over(&mut self) {
-        if !self.leadership.is_leader {
-            return;
-        }
-        let others = self.core.conf_state().voters.iter().filter(|id| **id != self.raft_id);
-        let best = others.filter_map(|id| Some((self.core.progress(*id).filter(|progress| progress.is_active)?.matched, *id))).max();
-        if let Some((_, to)) = best {
-            self.core.transfer_leadership(to);
         }
     }
 
@@ -610,241 +587,6 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         }
     }
 
-    /// Starts to write what waits, if nothing is being written.
-    fn start_flush(&mut self) {
-        if self.flush.is_some() {
-            return;
-        }
-        // What has no more news than a commit index waits for nothing, now that all before it is durable.
-        while let Some(job) = self.jobs.front_mut().filter(|job| job.snapshot.is_none() && job.work.is_lazy()) {
-            let number = job.work.number;
-            let messages = std::mem::take(&mut job.work.messages_after);
-            let hard_state = job.work.hard_state;
-            if number == 0 {
-                break; // The log is idle: it is written after all.
-            }
-            self.jobs.pop_front();
-            self.lazy_hard_state = hard_state.or(self.lazy_hard_state);
-            messages.into_iter().for_each(|message| self.send(message));
-            self.core.persisted(number);
-        }
-        if self.jobs.is_empty() && !self.wants_roll {
-            return;
-        }
-        let Some(mut storage) = self.storage.take() else { return };
-        let roll = std::mem::take(&mut self.wants_roll);
-        let mut batch = Batch { number: 0, snapshot: None, entries: Vec::new(), hard_state: self.lazy_hard_state.take(), messages: Vec::new(), roll };
-        let mut bytes = 0;
-        for count in 0.. {
-            // A snapshot replaces what is before it: it begins a batch.
-            let fits = count == 0 || (count < GROUP_COUNT && bytes < GROUP_BYTES && self.jobs.front().is_some_and(|job| job.snapshot.is_none()));
-            let Some(Job { mut work, snapshot }) = (if fits { self.jobs.pop_front() } else { None }) else { break };
-            batch.number = batch.number.max(work.number);
-            batch.snapshot = batch.snapshot.or(snapshot);
-            bytes += work.entries.iter().map(|entry| entry.data.len() + 64).sum::<usize>();
-            batch.entries.append(&mut work.entries);
-            batch.hard_state = work.hard_state.or(batch.hard_state);
-            batch.messages.append(&mut work.messages_after);
-        }
-        if plant!(&self.rt, "vote-not-persisted")
-            && let Some(hard_state) = &mut batch.hard_state
-        {
-            hard_state.vote = 0;
-        }
-        self.flush = Some(Box::pin(async move {
-            let written = write(&mut storage, &batch).await;
-            (storage, batch, written)
-        }));
-    }
-
-    async fn flushed(&mut self, (storage, batch, written): Flushed<R>) {
-        self.flush = None;
-        if let Err(error) = written {
-            self.halt(&format!("the coordination log cannot be written: {error}")).await;
-        }
-        let bytes = storage.file_bytes();
-        self.storage = Some(storage);
-        self.bytes_since_snapshot = bytes;
-        self.entries_since_snapshot += batch.entries.len() as u64;
-        if let Some((meta, state, tree)) = batch.snapshot {
-            self.replace_state(&meta, &state, tree);
-            self.core.persisted(batch.number);
-            self.core.applied(meta.index);
-        } else if batch.number > 0 {
-            self.core.persisted(batch.number);
-        }
-        for message in batch.messages {
-            self.send(message);
-        }
-        if batch.roll {
-            self.write_snapshot();
-        }
-    }
-
-    fn replace_state(&mut self, meta: &SnapshotMeta, state: &SnapshotState, tree: Tree) {
-        self.rt.event("coordination snapshot installed", &[meta.index]);
-        self.replicated = Replicated::from_snapshot(state, &meta.conf_state, (meta.index, meta.term));
-        *self.shared.tree.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = tree;
-        (self.entries_since_snapshot, self.bytes_since_snapshot) = (0, 0);
-        // Whoever follows changes has missed some.
-        let _ = self.shared.changes.send(None);
-        let nonce = self.rt.random_u64();
-        for answer in self.origin.state_replaced(nonce) {
-            let _ = answer.send(Err(lost()));
-        }
-        self.tell_network();
-        if let Some(observer) = &self.observer {
-            observer.applied(self.raft_id, meta.index, meta.term, self.replicated.digest);
-        }
-        self.finish_reads();
-    }
-
-    async fn apply(&mut self, entries: Vec<Entry>) {
-        let mut answers = Vec::new();
-        let mut changes = Vec::new();
-        let mut ended: Option<Senseless> = None;
-        let now = self.rt.now();
-        {
-            let shared = self.shared.clone();
-            let mut tree = shared.tree.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-            for entry in &entries {
-                if entry.index <= self.replicated.applied.0 {
-                    continue;
-                }
-                let says = match meaning(entry) {
-                    Ok(says) => says,
-                    Err(senseless) => {
-                        ended = Some(senseless);
-                        break;
-                    }
-                };
-                if says == Meaning::Change
-                    && let Some(change) = self.core.change_of(entry)
-                {
-                    let conf_state = self.core.apply_change(&change);
-                    self.replicated.change(&change, &conf_state);
-                    changes.push(change);
-                }
-                let outcome = self.replicated.apply(&mut tree, entry, &says);
-                if let Some(observer) = &self.observer {
-                    observer.applied(self.raft_id, entry.index, entry.term, self.replicated.digest);
-                }
-                let executed = match outcome {
-                    Outcome::Executed(applied) => {
-                        self.has_changed |= entry.index > self.loaded_last;
-                        if !applied.events.is_empty() {
-                            // Before the lock is free, so that no read shows a change that a subscriber has not been sent. No subscriber is no error.
-                            let _ = shared.changes.send(Some(Arc::new(Changes { zxid: super::state::zxid(entry.index), events: applied.events })));
-                        }
-                        Some(applied.outcome)
-                    }
-                    Outcome::Skipped => None,
-                };
-                if let Some(Ok(_)) = &executed {
-                    watch_session(&mut *self.sessions, &says, now, self.leadership.is_leader);
-                }
-                if let Meaning::Payload(payload) = &says {
-                    let nonce = if matches!(payload, Payload::Command { .. }) && executed.is_some() { 0 } else { self.rt.random_u64() };
-                    if let Some(answer) = self.origin.applied(entry.index, payload, executed.is_some(), nonce)
-                        && let Some(outcome) = executed
-                    {
-                        answers.push((answer, outcome));
-                    }
-                }
-            }
-        }
-        if let Some(senseless) = ended {
-            self.halt(&senseless.to_string()).await;
-        }
-        let applied = self.replicated.applied.0;
-        self.core.applied(applied.min(self.core.committed()));
-        if self.is_alone() {
-            self.core.compact(applied.saturating_sub(1));
-        } else if !changes.is_empty() {
-            // Whoever joins must get the membership with a snapshot: the first members are in no entry.
-            self.core.compact(1);
-        }
-        if !changes.is_empty() {
-            self.tell_network();
-            self.is_removed = changes.contains(&Change::Remove(self.raft_id));
-            if self.is_removed {
-                tracing::error!(
-                    raft_id = self.raft_id,
-                    "this member was removed from the ensemble; stop it, and move its directory away before it joins again"
-                );
-                drop(self.origin.drain());
-            }
-        }
-        for (answer, outcome) in answers {
-            let _ = answer.send(outcome); // The caller may have gone; the change stands.
-        }
-        if self.leadership.is_leader && self.replicated.applied.1 == self.leadership.term {
-            self.served();
-        }
-    }
-
-    /// This member leads, and its state is that of its own term.
-    fn served(&mut self) {
-        if std::mem::take(&mut self.ends_old_sessions) {
-            let sessions: Vec<i64> = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner()).sessions().collect();
-            for session in sessions {
-                let close = Command { session: 0, time_ms: self.rt.unix_ms(), request: Request::CloseSession { session } };
-                self.propose(&Payload::Internal(close));
-            }
-            // What is proposed first of all, so that it is there before anybody else is served.
-            for payload in self.origin.outgoing(true) {
-                self.propose(&payload);
-            }
-            return;
-        }
-        if self.origin.is_registered() {
-            for ready in self.ready.drain(..) {
-                let _ = ready.send(());
-            }
-        }
-    }
-
-    fn ask_to_read(&mut self, id: u64) {
-        if let Ok(context) = codec::encode(&(self.read_salt, id)) {
-            self.core.read_index(context.into());
-        }
-    }
-
-    fn finish_reads(&mut self) {
-        let applied = self.replicated.applied.0;
-        if self.reads.values().any(|read| read.index.is_some_and(|index| index <= applied)) {
-            let done: Vec<u64> = self.reads.iter().filter(|(_, read)| read.index.is_some_and(|index| index <= applied)).map(|(id, _)| *id).collect();
-            for answer in done.into_iter().filter_map(|id| self.reads.remove(&id)).flat_map(|read| read.answers) {
-                let _ = answer.send(Ok(()));
-            }
-        }
-    }
-
-    fn tick_reads(&mut self) {
-        let (mut over, mut again) = (Vec::new(), Vec::new());
-        for (id, read) in &mut self.reads {
-            read.age_ticks += 1;
-            read.asked_ticks += 1;
-            if read.age_ticks >= GIVE_UP_TICKS {
-                over.push(*id);
-            } else if read.index.is_none() && read.asked_ticks >= READ_AGAIN_TICKS {
-                again.push(*id);
-            }
-        }
-        for answer in over.into_iter().filter_map(|id| self.reads.remove(&id)).flat_map(|read| read.answers) {
-            let _ = answer.send(Err(lost()));
-        }
-        for id in again {
-            // Under a new number: a late answer to the old question is as true for it, but the library takes a question once.
-            if let Some(read) = self.reads.remove(&id) {
-                let id = self.next_read;
-                self.next_read += 1;
-                self.reads.insert(id, Read { asked_ticks: 0, ..read });
-                self.ask_to_read(id);
-            }
-        }
-    }
-
     fn relay_touches(&mut self) {
         if self.touches.is_empty() || self.leadership.leader == 0 {
             self.touches.clear();
@@ -856,157 +598,6 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             touches.into_iter().for_each(|session| self.sessions.touched(session, now));
         } else if let Some(network) = &self.network {
             network.send(self.leadership.leader, PeerMessage::Touches(touches));
-        }
-    }
-
-    /// The commit index goes behind what is durable.
-    fn write_lazily(&mut self) {
-        if let Some(hard_state) = self.lazy_hard_state.take() {
-            let work = Work { hard_state: Some(hard_state), ..Work::default() };
-            self.jobs.push_back(Job { work, snapshot: None });
-        }
-    }
-
-    /// Has a snapshot taken if enough has been written since the last one. Only the change to a new log file holds up what is written; the snapshot
-    /// is written beside.
-    fn snapshot_if_due(&mut self) {
-        if let Some(snapshot) = &mut self.snapshot {
-            match snapshot.try_recv() {
-                Err(oneshot::error::TryRecvError::Empty) => return,
-                Ok(Ok((bytes, index))) => {
-                    self.last_snapshot_bytes = bytes;
-                    self.core.compact(index.saturating_sub(TRAILING_COUNT));
-                }
-                // The log is whole without it. The next attempt comes after as many bytes again.
-                Ok(Err(error)) => tracing::error!(%error, "the coordination snapshot could not be written; the log grows until one can"),
-                Err(oneshot::error::TryRecvError::Closed) => {}
-            }
-            self.snapshot = None;
-        }
-        let is_due = self.bytes_since_snapshot >= self.options.snapshot_every_bytes.max(self.last_snapshot_bytes)
-            || self.entries_since_snapshot >= self.options.snapshot_every_entries;
-        if !std::mem::take(&mut self.has_changed)
-            || self.wants_roll
-            || self.entries_since_snapshot == 0
-            || self.replicated.applied.0 == 0
-            || !(is_due || self.rt.buggify("coordination-snapshot-early"))
-        {
-            return;
-        }
-        self.wants_roll = true;
-        self.start_flush();
-    }
-
-    /// Writes a snapshot of the state as it is now; the log goes on in a new file already.
-    fn write_snapshot(&mut self) {
-        if self.snapshot.is_some() {
-            return;
-        }
-        (self.entries_since_snapshot, self.bytes_since_snapshot) = (0, 0);
-        let tree = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        let (index, term) = self.replicated.applied;
-        let meta = SnapshotMeta { index, term, conf_state: self.core.conf_state().clone(), last_zxid: tree.last_zxid() };
-        let state = self.replicated.to_snapshot();
-        let Some(storage) = &self.storage else { return };
-        let (rt, dir, storage_id, kept) = (self.rt.clone(), storage.dir().to_owned(), storage.storage_id(), self.options.snapshots_kept_count);
-        let (done, wait) = oneshot::channel();
-        self.rt.spawn("coordination-snapshot", async move {
-            let items = tree.items();
-            drop(tree);
-            let written = write_snapshot(&rt, &dir, storage_id, meta, &state, items).await;
-            if written.is_ok()
-                && let Err(error) = remove_obsolete(&rt, &dir, kept).await
-            {
-                tracing::warn!(%error, "an obsolete coordination file could not be removed");
-            }
-            let _ = done.send(written.map(|bytes| (bytes, index)));
-        });
-        self.snapshot = Some(wait);
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            raft_id: self.raft_id,
-            server_id: self.server_id,
-            leadership: self.leadership,
-            committed: self.core.committed(),
-            applied: self.replicated.applied.0,
-            conf_state: self.core.conf_state().clone(),
-            members: self.replicated.members.clone(),
-        }
-    }
-
-    fn change_members(&mut self, change: Change) -> Result<(), ChangeRefused> {
-        if !self.leadership.is_leader {
-            return Err(ChangeRefused::NotLeader { leader: self.leadership.leader });
-        }
-        if change == Change::Remove(self.raft_id) {
-            return Err(ChangeRefused::IsLeader);
-        }
-        if let Change::Remove(id) = &change {
-            if !self.replicated.members.contains_key(id) {
-                return Err(ChangeRefused::NoMember { raft_id: *id });
-            }
-            if self.core.conf_state().voters == [*id] {
-                return Err(ChangeRefused::LastVoter);
-            }
-        }
-        self.core.propose_change(&change).map_err(|_| ChangeRefused::NotLeader { leader: 0 })
-    }
-
-    /// The leader's answer to one that wants in; asked again, it is the same until the change has come to be.
-    fn join(&mut self, server_id: u32, address: String, storage_id: u64) -> PeerAnswer {
-        let known = self.replicated.members.iter().find(|(_, record)| record.storage_id == storage_id);
-        if let Some((raft_id, _)) = known {
-            return PeerAnswer::Accepted { raft_id: *raft_id };
-        }
-        if !self.leadership.is_leader {
-            return PeerAnswer::Later;
-        }
-        for (raft_id, record) in self.replicated.members.clone() {
-            if record.server_id != server_id || record.server_id == 0 {
-                continue;
-            }
-            if raft_id == self.raft_id || self.core.progress(raft_id).is_some_and(|progress| progress.is_active) {
-                return PeerAnswer::Refused(format!("server.{server_id} is alive as member {raft_id} at {}; give each member its own number", record.address));
-            }
-            if self.core.conf_state().learners.contains(&raft_id) {
-                // It lost its disk twice.
-                let _ = self.core.propose_change(&Change::Remove(raft_id));
-                return PeerAnswer::Later;
-            }
-        }
-        let record = MemberRecord { server_id, address, storage_id };
-        let _ = self.core.propose_change(&Change::AddLearner(self.replicated.next_raft_id, record));
-        PeerAnswer::Later
-    }
-
-    /// As leader: gives learners that have caught up a vote, in the place of a member that lost its disk if there is one, and makes known where this
-    /// member is reached.
-    fn look_after_members(&mut self) {
-        let conf_state = self.core.conf_state().clone();
-        for learner in &conf_state.learners {
-            let Some(progress) = self.core.progress(*learner) else { continue };
-            let Some(record) = self.replicated.members.get(learner).cloned() else { continue };
-            if !progress.is_active || progress.matched + CAUGHT_UP_COUNT < self.core.committed() {
-                continue;
-            }
-            let lost = self
-                .replicated
-                .members
-                .iter()
-                .find(|(id, other)| **id != *learner && other.server_id == record.server_id && other.server_id != 0 && conf_state.voters.contains(id));
-            let change = match lost {
-                Some((lost, _)) => Change::Remove(*lost),
-                None => Change::AddVoter(*learner, record),
-            };
-            let _ = self.core.propose_change(&change);
-            return; // One at a time.
-        }
-        let own = self.replicated.members.get(&self.raft_id).cloned().unwrap_or_default();
-        if !self.address.is_empty() && own.address != self.address && conf_state.voters.contains(&self.raft_id) {
-            let record = MemberRecord { server_id: self.server_id, address: self.address.clone(), storage_id: self.storage_id };
-            let _ = self.core.propose_change(&Change::AddVoter(self.raft_id, record));
         }
     }
 

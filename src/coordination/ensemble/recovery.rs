@@ -121,3 +121,34 @@ pub async fn restore<R: Runtime>(rt: &R, from: &Path, dir: &Path) -> Result<Reco
     storage::copy(rt, from, dir).await?;
     go_on_alone(rt, dir).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordination::Coordination;
+    use crate::coordination::op::CreateMode;
+    use crate::runtime::tokio::run;
+    use tempfile::TempDir;
+
+    #[test]
+    fn a_directory_is_restored_and_goes_on_alone_under_a_new_id() {
+        let temporary = TempDir::new().unwrap();
+        let (old, new) = (temporary.path().join("old"), temporary.path().join("new"));
+        run(2, |rt| async move {
+            let coordination = Coordination::open(rt.clone(), &old).await.unwrap();
+            coordination.create("/a", &b"1"[..], CreateMode::Persistent).await.unwrap();
+            let zxid = coordination.last_zxid();
+            coordination.shutdown().await;
+            let recovered = restore(&rt, &old, &new).await.unwrap();
+            assert_eq!((recovered.raft_id, recovered.given_up.len()), (2, 0));
+            assert!(recovered.last_index >= recovered.committed_index);
+            let refused = restore(&rt, &old, &new).await.unwrap_err();
+            assert!(refused.to_string().contains("move it away first"), "{refused}");
+            let coordination = Coordination::open(rt, &new).await.unwrap();
+            assert_eq!(coordination.status().await.unwrap().raft_id, 2);
+            assert_eq!(coordination.get("/a").await.unwrap().data, &b"1"[..]);
+            assert!(coordination.last_zxid() > zxid);
+        })
+        .unwrap();
+    }
+}
