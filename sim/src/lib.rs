@@ -25,6 +25,7 @@ compile_error!(
 
 pub mod broker;
 pub mod clock;
+pub mod coordination;
 pub mod disk;
 pub mod nemesis;
 pub mod net;

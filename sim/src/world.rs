@@ -346,6 +346,11 @@ impl World {
         self.with(|state| state.halts.iter().map(|(host, why)| (host.to_string(), why.clone())).collect())
     }
 
+    /// Counts a fault that a scenario caused by itself.
+    pub(crate) fn count_fault_of(&self, what: &'static str, value: u64) {
+        self.count_fault(what, &[value]);
+    }
+
     pub(crate) fn count_fault(&self, what: &'static str, values: &[u64]) {
         self.with(|state| {
             state.fault_count += 1;

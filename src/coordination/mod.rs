@@ -1,9 +1,9 @@
 //! Coordination: a tree of znodes as ZooKeeper's, kept in a log on disk.
 //!
-//! [`Coordination`] is the handle. All changes go through one task, the writer: it takes what has come in while the last sync ran,
-//! appends it as one group, syncs once, applies it to the tree and answers. What a reader sees is therefore durable, and what was
-//! answered is seen by every later read: both are linearizable. The ensemble will put consensus between append and apply; entries carry
-//! terms and indexes as Raft counts them already (one member, id 1; a new term and its empty entry at each start).
+//! [`Coordination`] is the handle. All changes go through one task, the node: it takes what has come in while the last sync ran,
+//! appends it as one group, syncs once, has it committed by consensus, applies it to the tree and answers. What a reader sees is therefore durable
+//! on a majority. Reads come from this member's tree: those of a member that is alone are linearizable, and so is every read after
+//! [`Coordination::sync`].
 //!
 //! | file | holds |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | `path`, `acl`, `lifetime` | what a path may be; who may do what; how long a znode lives |
 //! | `tree` | the state machine |
 //! | `storage` | log and snapshots on disk |
-//! | `writer` | the task that appends, syncs, applies |
+//! | `ensemble` | consensus, of one member or several: the node, its peers, membership |
 //! | `watch`, `session` | who is told of which change; whose client is alive: pure, and each member's own |
 //! | `hub`, `housekeeping` | those two with the connections; the end of silent sessions and of idle znodes |
 //! | `jute`, `protocol` | ZooKeeper's serialisation and client protocol |
@@ -20,6 +20,7 @@
 
 pub mod acl;
 pub mod client;
+pub mod ensemble;
 mod housekeeping;
 mod hub;
 pub mod jute;
@@ -32,7 +33,6 @@ pub mod session;
 pub mod storage;
 pub mod tree;
 pub mod watch;
-mod writer;
 
 pub use self::hub::Housekeeping;
 
@@ -43,6 +43,10 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use self::ensemble::consensus::Change;
+use self::ensemble::sessions::SessionWatch;
+use self::ensemble::start::{self, EnsembleConfig, StartError};
+use self::ensemble::{ChangeRefused, Observer, Status};
 use self::hub::Hub;
 use self::op::{Changes, CreateMode, ErrorCode, Failure, Operation, OperationResult, Request, Stat};
 use self::storage::StorageError;
@@ -56,7 +60,7 @@ pub const DIR_NAME: &str = "__ottla_coordination";
 /// have to stay below its `jute.maxbuffer`, 1 MiB by default.
 pub const REQUEST_MAX_BYTES: usize = 8 << 20;
 
-/// How many proposals wait for the writer before callers wait for room.
+/// How many proposals wait for the node before callers wait for room.
 const QUEUE_COUNT: usize = 1024;
 
 /// How many transactions a subscriber may fall behind.
@@ -79,16 +83,40 @@ impl Default for Options {
     }
 }
 
-/// Something for the writer.
+/// Something for the node.
 enum Message {
-    Propose { session: i64, request: Request, answer: oneshot::Sender<Result<Vec<OperationResult>, Failure>> },
-    Shutdown { done: oneshot::Sender<()> },
+    Propose {
+        session: i64,
+        request: Request,
+        answer: oneshot::Sender<Result<Vec<OperationResult>, Failure>>,
+    },
+    Sync {
+        answer: oneshot::Sender<Result<(), Failure>>,
+    },
+    Touch {
+        session: i64,
+    },
+    Status {
+        answer: oneshot::Sender<Status>,
+    },
+    Change {
+        change: Change,
+        answer: oneshot::Sender<Result<(), ChangeRefused>>,
+    },
+    /// Answered once a member that is alone serves.
+    Ready {
+        answer: oneshot::Sender<()>,
+    },
+    Shutdown {
+        done: oneshot::Sender<()>,
+    },
 }
 
-/// What the writer and all handles share.
+/// What the node and all handles share.
 struct Shared {
     tree: RwLock<Tree>,
-    changes: broadcast::Sender<Arc<Changes>>,
+    /// `None` where a snapshot of another member took the place of changes.
+    changes: broadcast::Sender<Option<Arc<Changes>>>,
     hub: Arc<Hub>,
     /// Whether the task of `housekeeping` runs: without clients it has nothing to do.
     has_housekeeping: AtomicBool,
@@ -101,7 +129,7 @@ impl Shared {
         if !events.is_empty() {
             self.hub.publish(zxid, &events);
             // No subscriber is no error.
-            let _ = self.changes.send(Arc::new(Changes { zxid, events }));
+            let _ = self.changes.send(Some(Arc::new(Changes { zxid, events })));
         }
         if let Request::CloseSession { session } = request {
             self.hub.session_ended(*session);
@@ -164,33 +192,24 @@ impl<R: Runtime> Coordination<R> {
     /// # Errors
     /// As there.
     pub async fn open_with(rt: R, dir: &Path, options: Options) -> Result<Self, StorageError> {
-        rt.disk().create_dir(dir).await.map_err(StorageError::io("create the directory", dir))?;
-        let lock_path = dir.join(".lock");
-        let lock = rt.disk().try_lock(&lock_path).await.map_err(StorageError::io("lock", &lock_path))?;
-        let lock = lock.ok_or_else(|| StorageError::Locked { dir: dir.to_owned() })?;
+        let lock = lock(&rt, dir).await?;
         let (storage, loaded) = storage::open(rt.clone(), dir).await?;
-        let (changes, _) = broadcast::channel(SUBSCRIBER_LAG_COUNT);
-        let (queue, proposals) = mpsc::channel(QUEUE_COUNT);
-        let hub = Arc::new(Hub::new());
-        let shared = Arc::new(Shared { tree: RwLock::new(Tree::new()), changes, hub, has_housekeeping: AtomicBool::new(false) });
-        let writer = writer::Writer::start(rt.clone(), storage, loaded, shared.clone(), options).await?;
-        let hub = shared.hub.clone();
-        rt.spawn("coordination-writer", async move {
-            let waiting = writer.run(proposals).await;
-            hub.stop();
-            drop(lock);
-            drop(waiting);
-        });
-        let coordination = Self { rt, shared, queue, session: 0 };
-        let (clients, has_mortal) = coordination.read(|tree| (tree.client_sessions().collect::<Vec<_>>(), tree.has_mortal()));
-        let now_ms = housekeeping::clock_ms(coordination.rt.now());
+        let shared = Arc::new(Shared::new());
+        let prepared = start::alone(rt.clone(), storage, loaded, shared.clone(), options);
+        let this = Self::run(rt, shared, prepared, lock);
+        let (answer, ready) = oneshot::channel();
+        if this.queue.send(Message::Ready { answer }).await.is_ok() {
+            let _ = ready.await; // A node that ends before has halted the process.
+        }
+        let (clients, has_mortal) = this.read(|tree| (tree.client_sessions().collect::<Vec<_>>(), tree.has_mortal()));
+        let now_ms = housekeeping::clock_ms(this.rt.now());
         for client in &clients {
-            coordination.shared.hub.track(client.session, client.timeout_ms, now_ms);
+            this.shared.hub.track(client.session, client.timeout_ms, now_ms);
         }
         if has_mortal || !clients.is_empty() {
-            coordination.keep_house();
+            this.keep_house();
         }
-        Ok(coordination)
+        Ok(this)
     }
 
     /// Starts what must be done as time passes, if it is not done already.
@@ -206,13 +225,80 @@ impl<R: Runtime> Coordination<R> {
         look(&self.tree())
     }
 
-    /// Whatever was answered anywhere before this was called is seen by the reads of this member after it. With one member that is so at once:
-    /// it answers what it has applied.
+    /// Opens a member of an ensemble, with the log in `dir`. It returns when the member takes part, which for one without a log is when the
+    /// others have answered; whether there is a quorum is another question, which [`Coordination::sync`] answers. `sessions` watches over the
+    /// sessions while this member leads.
     ///
     /// # Errors
-    /// [`ErrorCode::ConnectionLoss`]. Reads may be stale then.
+    /// [`StartError`], naming the file or the address and what to do.
+    pub async fn open_member(
+        rt: R,
+        dir: &Path,
+        config: &EnsembleConfig,
+        options: Options,
+        sessions: Box<dyn SessionWatch>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Self, StartError> {
+        let lock = lock(&rt, dir).await?;
+        let shared = Arc::new(Shared::new());
+        let prepared = start::member(rt.clone(), dir, config, shared.clone(), options, sessions, observer).await?;
+        Ok(Self::run(rt, shared, prepared, lock))
+    }
+
+    fn run(rt: R, shared: Arc<Shared>, prepared: start::Prepared<R>, lock: <R::Disk as Disk>::Lock) -> Self {
+        let (queue, messages) = mpsc::channel(QUEUE_COUNT);
+        let hub = shared.hub.clone();
+        rt.spawn("coordination-node", async move {
+            let start::Prepared { node, peers, standing } = prepared;
+            let waiting = node.run(messages, peers).await;
+            hub.stop();
+            drop(standing);
+            drop(lock);
+            drop(waiting);
+        });
+        Self { rt, shared, queue, session: 0 }
+    }
+
+    /// Returns when this member's tree has all changes that were answered, anywhere in the ensemble, before the call: a read after it is
+    /// linearizable. The leader asks a majority whether it still leads; no lease is trusted.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ConnectionLoss`] if no quorum answered in time.
     pub async fn sync(&self) -> Result<(), Failure> {
-        if self.queue.is_closed() { Err(Failure::new(ErrorCode::ConnectionLoss, "")) } else { Ok(()) }
+        let lost = || Failure::new(ErrorCode::ConnectionLoss, "");
+        let (answer, wait) = oneshot::channel();
+        self.queue.send(Message::Sync { answer }).await.map_err(|_| lost())?;
+        wait.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// A sign of life of this handle's session, for whoever leads. It may be lost: give several within a time-out.
+    pub async fn touch(&self) {
+        if self.session != 0 {
+            let _ = self.queue.send(Message::Touch { session: self.session }).await;
+        }
+    }
+
+    /// What this member knows of the ensemble; `None` if the service has ended.
+    pub async fn status(&self) -> Option<Status> {
+        let (answer, wait) = oneshot::channel();
+        self.queue.send(Message::Status { answer }).await.ok()?;
+        wait.await.ok()
+    }
+
+    /// Begins a change of the membership, on the leader. It has come to be when [`Coordination::status`] shows it; another that is under way, or the
+    /// end of this leader's term, makes it come to nothing.
+    ///
+    /// # Errors
+    /// [`ChangeRefused`].
+    pub async fn change_members(&self, change: Change) -> Result<(), ChangeRefused> {
+        let (answer, wait) = oneshot::channel();
+        self.queue.send(Message::Change { change, answer }).await.map_err(|_| ChangeRefused::Ended)?;
+        wait.await.unwrap_or(Err(ChangeRefused::Ended))
+    }
+
+    /// The same service on behalf of a session that exists, for a client that comes back to it.
+    pub fn with_session(&self, session: i64) -> Self {
+        Self { session, ..self.clone() }
     }
 
     fn tree(&self) -> RwLockReadGuard<'_, Tree> {
@@ -317,7 +403,7 @@ impl<R: Runtime> Coordination<R> {
         self.propose(Request::CloseSession { session: self.session }).await.map(drop)
     }
 
-    /// All changes from now on, transaction by transaction, in order. A change is in the subscription before any read shows it.
+    /// All changes that this member applies from now on, transaction by transaction, in order. A change is in the subscription before any read shows it.
     pub fn subscribe(&self) -> Subscription {
         Subscription { receiver: self.shared.changes.subscribe() }
     }
@@ -361,6 +447,20 @@ impl<R: Runtime> Coordination<R> {
     }
 }
 
+async fn lock<R: Runtime>(rt: &R, dir: &Path) -> Result<<R::Disk as Disk>::Lock, StorageError> {
+    rt.disk().create_dir(dir).await.map_err(StorageError::io("create the directory", dir))?;
+    let path = dir.join(".lock");
+    let lock = rt.disk().try_lock(&path).await.map_err(StorageError::io("lock", &path))?;
+    lock.ok_or_else(|| StorageError::Locked { dir: dir.to_owned() })
+}
+
+impl Shared {
+    fn new() -> Self {
+        let (changes, _) = broadcast::channel(SUBSCRIBER_LAG_COUNT);
+        Self { tree: RwLock::new(Tree::new()), changes, hub: Arc::new(Hub::new()), has_housekeeping: AtomicBool::new(false) }
+    }
+}
+
 fn checked(path: &str) -> Result<(), Failure> {
     path::validate(path).map_err(|_| Failure::new(ErrorCode::BadArguments, path))
 }
@@ -376,14 +476,15 @@ pub enum Notice {
 
 /// Receives changes.
 pub struct Subscription {
-    receiver: broadcast::Receiver<Arc<Changes>>,
+    receiver: broadcast::Receiver<Option<Arc<Changes>>>,
 }
 
 impl Subscription {
     /// The next notice; `None` when the service has ended. Cancelling it loses nothing.
     pub async fn next(&mut self) -> Option<Notice> {
         match self.receiver.recv().await {
-            Ok(changes) => Some(Notice::Changes(changes)),
+            Ok(Some(changes)) => Some(Notice::Changes(changes)),
+            Ok(None) => Some(Notice::Missed),
             Err(broadcast::error::RecvError::Lagged(_)) => Some(Notice::Missed),
             Err(broadcast::error::RecvError::Closed) => None,
         }

@@ -3,7 +3,9 @@
 //! - `log-<first index>.ottla`: a [`LogHead`], then records. Every record's frame begins with its own position and with the position
 //!   before which all bytes were durable when it was written ([`Placed`]): so recovery tells a torn tail (nothing after the damage
 //!   knew it to be durable: dropped) from rot (something did: refused).
-//! - `snapshot-<index>.ottla`: a [`SnapshotHead`], chunks of tree items, a [`SnapshotEnd`].
+//! - `snapshot-<index>.ottla`: a [`SnapshotHead`], a [`SnapshotState`] (none in those of a member that was always alone), chunks of tree items,
+//!   a [`SnapshotEnd`].
+//! - `received-snapshot-<index>.ottla`: a snapshot that is to take the place of the log; it gets its name once the log that follows it is there.
 //! - `*.tmp`: a file that was never finished; removed when found.
 //!
 //! The index in a name is decimal, 20 digits. Frames are [`crate::codec`]'s.
@@ -16,7 +18,7 @@ use serde::{Deserialize, Serialize};
 /// | version | what it added |
 /// |---|---|
 /// | 1 | |
-/// | 2 | ACLs, containers, times to live, sessions of clients: more variants at the ends of the enums, so that what version 1 wrote reads as it is |
+/// | 2 | identities, proposals by origin, the state of an ensemble in snapshots; ACLs, containers, times to live, sessions of clients: more variants at the ends of the enums, so that what version 1 wrote reads as it is |
 pub const FORMAT: u16 = 2;
 
 /// The kinds of frames in both files.
@@ -29,12 +31,16 @@ pub mod kind {
     pub const HARD_STATE: u8 = 3;
     /// The end of a log file that another follows.
     pub const ROLL: u8 = 4;
+    /// Who the member is that the directory belongs to; right behind the head.
+    pub const IDENTITY: u8 = 5;
     /// The head of a snapshot.
     pub const SNAPSHOT_HEAD: u8 = 16;
     /// Parts of the tree.
     pub const SNAPSHOT_ITEMS: u8 = 17;
     /// The end of a snapshot.
     pub const SNAPSHOT_END: u8 = 18;
+    /// What is replicated beside the tree; right behind the head.
+    pub const SNAPSHOT_STATE: u8 = 19;
 }
 
 /// The first frame of a log file.
@@ -72,6 +78,8 @@ pub enum EntryKind {
     ConfChange,
     /// A joint change of the membership.
     ConfChangeV2,
+    /// A command of the state machine with where it came from.
+    Proposal,
 }
 
 /// A log entry, as Raft counts them.
@@ -105,6 +113,28 @@ pub struct Roll {
     pub next_file: u64,
 }
 
+/// A member as all members know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// The `N` of its `server.N`; 0 if it was never given one.
+    pub server_id: u32,
+    /// Where its peers reach it, `host:port`; empty for a member that was always alone.
+    pub address: String,
+    /// The storage id of its directory, by which a member that lost its disk is told from the one before; 0 where it is not known.
+    pub storage_id: u64,
+}
+
+/// Who the member is that a directory belongs to. A directory without one belongs to a member that was always alone: Raft id 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its Raft id, which no other member ever has, nor had.
+    pub raft_id: u64,
+    /// The `N` of its `server.N`.
+    pub server_id: u32,
+    /// The voters with which the ensemble began, if this member was among them; none for one that joined later.
+    pub initial: Vec<(u64, MemberRecord)>,
+}
+
 /// Who takes part in consensus.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfState {
@@ -136,12 +166,28 @@ pub struct SnapshotHead {
     pub meta: SnapshotMeta,
 }
 
+/// What is replicated beside the tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotState {
+    /// All members.
+    pub members: Vec<(u64, MemberRecord)>,
+    /// The Raft id that the next member to join gets; 0 where none was ever given.
+    pub next_raft_id: u64,
+    /// Where proposals come from: the member, the index of its registration, its last sequence number.
+    pub origins: Vec<(u64, u64, u64)>,
+    /// The running checksum over all that was applied.
+    pub digest: u64,
+}
+
 /// The last frame of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotEnd {
     /// How many items were written.
     pub item_count: u64,
 }
+
+/// The prefix of a snapshot that came from another member, until the log that follows it is there.
+pub const RECEIVED_PREFIX: &str = "received-";
 
 /// The suffix of files that are not finished.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";

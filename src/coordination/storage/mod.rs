@@ -18,13 +18,16 @@ use std::path::{Path, PathBuf};
 use bytes::BytesMut;
 use serde::Serialize;
 
-use self::format::{Entry, FORMAT, HardState, LogHead, Placed, Roll, SnapshotMeta, TEMPORARY_SUFFIX, kind, log_name};
-use super::tree::Tree;
+use self::format::{
+    Entry, FORMAT, HardState, Identity, LogHead, Placed, RECEIVED_PREFIX, Roll, SnapshotMeta, SnapshotState, TEMPORARY_SUFFIX, kind, log_name, snapshot_name,
+};
+use self::snapshot::write_named;
+use super::tree::{Items, Tree};
 use crate::codec::{self, EncodeError};
 use crate::plant;
 use crate::runtime::{Disk, File, Open, Runtime};
 
-pub use self::load::open;
+pub use self::load::{copy, is_empty, open, open_as};
 pub use self::snapshot::{remove_obsolete, write_snapshot};
 
 /// Why the coordination log cannot be opened or written. Every message says which file and what to do.
@@ -107,12 +110,14 @@ impl StorageError {
 /// What a directory held when it was opened.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The newest snapshot, if there is one: what it stands for and its tree.
-    pub snapshot: Option<(SnapshotMeta, Tree)>,
+    /// The newest snapshot, if there is one: what it stands for, its tree and what is replicated beside it.
+    pub snapshot: Option<(SnapshotMeta, Tree, SnapshotState)>,
     /// The entries after the snapshot, without gaps.
     pub entries: Vec<Entry>,
     /// The last hard state.
     pub hard_state: HardState,
+    /// Whose directory it is; none if that of a member that was always alone.
+    pub identity: Option<Identity>,
     /// How many bytes of an end that was never durable were dropped.
     pub dropped_bytes: u64,
 }
@@ -129,6 +134,7 @@ pub struct Storage<R: Runtime> {
     last_index: u64,
     last_term: u64,
     hard_state: HardState,
+    identity: Option<Identity>,
     failed: bool,
 }
 
@@ -173,14 +179,15 @@ impl<R: Runtime> Storage<R> {
     /// [`StorageError`]; after any but [`StorageError::Encode`] the caller must halt the process.
     ///
     /// # Panics
-    /// If the entries leave a gap in indexes or go back in terms.
+    /// If the entries leave a gap in indexes, or go back in terms while they follow each other.
     pub async fn append(&mut self, entries: &[Entry], hard_state: Option<HardState>) -> Result<(), StorageError> {
         let mut bytes = BytesMut::new();
         let (mut last_index, mut last_term) = (self.last_index, self.last_term);
         for entry in entries {
             assert!(entry.index > 0 && entry.index <= last_index + 1, "entry {} leaves a gap after {last_index}", entry.index);
-            assert!(entry.term >= last_term, "entry {} goes back from term {last_term} to {}", entry.index, entry.term);
-            assert!(entry.index > last_index || entry.term > last_term, "entry {} is replaced within term {last_term}", entry.index);
+            // One that replaces may be of an older term than what it replaces: an entry that a deposed leader alone had, in a term after it.
+            let follows = entry.index == last_index + 1;
+            assert!(!follows || entry.term >= last_term, "entry {} goes back from term {last_term} to {}", entry.index, entry.term);
             self.encode(&mut bytes, kind::ENTRY, entry)?;
             (last_index, last_term) = (entry.index, entry.term);
         }
@@ -227,8 +234,8 @@ impl<R: Runtime> Storage<R> {
             return Err(StorageError::Failed { file: self.path() });
         }
         let next_file = self.last_index + 1;
-        if next_file == self.file_first_index {
-            return Ok(()); // Nothing but hard states is in this file: it serves as well.
+        if next_file <= self.file_first_index {
+            return Ok(()); // Nothing but hard states, or entries that replace those of the file before, is in this file: it serves as well.
         }
         self.failed = true;
         let head = LogHead {
@@ -238,7 +245,7 @@ impl<R: Runtime> Storage<R> {
             previous_file: Some(self.file_first_index),
             hard_state: self.hard_state,
         };
-        let (file, len) = create_log(&self.rt, &self.dir, &head).await?;
+        let (file, len) = create_log(&self.rt, &self.dir, &head, self.identity.as_ref()).await?;
         self.failed = false;
         // Only now may this file's end name the next one: whoever reads the name finds the file, or knows that it was lost.
         self.write_and_sync(roll_frame(self.position, next_file)?).await?;
@@ -247,6 +254,50 @@ impl<R: Runtime> Storage<R> {
         (self.position, self.durable_position) = (len, len);
         Ok(())
     }
+
+    /// The files made from now on belong to `identity`.
+    pub fn set_identity(&mut self, identity: Identity) {
+        self.identity = Some(identity);
+    }
+
+    /// Replaces the whole log by a snapshot that another member sent: writes it, and goes on in a new file whose first entry follows it. When
+    /// it returns `Ok`, both are durable. After a crash in between, [`open`] finds either the old log or the new one.
+    ///
+    /// # Errors
+    /// [`StorageError`]; the caller must halt the process.
+    pub async fn install(&mut self, meta: SnapshotMeta, state: &SnapshotState, items: Items, hard_state: HardState) -> Result<(), StorageError> {
+        if self.failed {
+            return Err(StorageError::Failed { file: self.path() });
+        }
+        self.failed = true;
+        let (index, term) = (meta.index, meta.term);
+        let received = format!("{RECEIVED_PREFIX}{}", snapshot_name(index));
+        write_named(&self.rt, &self.dir, &received, self.storage_id, meta, state, items).await?;
+        // From here on the new log stands, with all that this member promised: a file of that name among the old ones is replaced.
+        let head = LogHead { storage_id: self.storage_id, first_index: index + 1, previous_term: term, previous_file: None, hard_state };
+        let (file, len) = create_log(&self.rt, &self.dir, &head, self.identity.as_ref()).await?;
+        finish_installation(&self.rt, &self.dir, index).await?;
+        self.file = file;
+        self.file_first_index = index + 1;
+        (self.position, self.durable_position) = (len, len);
+        (self.last_index, self.last_term, self.hard_state) = (index, term, hard_state);
+        self.failed = false;
+        Ok(())
+    }
+}
+
+/// Removes the log files of entries that a received snapshot replaced and that a scan would take for what follows it, and gives it its name.
+async fn finish_installation<R: Runtime>(rt: &R, dir: &Path, index: u64) -> Result<(), StorageError> {
+    let (_, logs) = load::list(rt, dir).await?;
+    for stale in logs.into_iter().rev().filter(|first_index| *first_index > index + 1) {
+        let path = dir.join(log_name(stale));
+        rt.disk().remove_file(&path).await.map_err(StorageError::io("remove", &path))?;
+    }
+    let received = dir.join(format!("{RECEIVED_PREFIX}{}", snapshot_name(index)));
+    // The removals first: a snapshot with its name is one that is complete.
+    rt.disk().sync_dir(dir).await.map_err(StorageError::io("sync the directory", dir))?;
+    rt.disk().rename(&received, &dir.join(snapshot_name(index))).await.map_err(StorageError::io("rename", &received))?;
+    rt.disk().sync_dir(dir).await.map_err(StorageError::io("sync the directory", dir))
 }
 
 /// The frame that ends a log file at `position`, all before it being durable.
@@ -256,10 +307,14 @@ fn roll_frame(position: u64, next_file: u64) -> Result<BytesMut, EncodeError> {
     Ok(bytes)
 }
 
-/// Makes a log file that holds its head, durably; returns it and its length.
-async fn create_log<R: Runtime>(rt: &R, dir: &Path, head: &LogHead) -> Result<(<R::Disk as Disk>::File, u64), StorageError> {
+/// Makes a log file that holds its head and whose it is, durably; returns it and its length.
+async fn create_log<R: Runtime>(rt: &R, dir: &Path, head: &LogHead, identity: Option<&Identity>) -> Result<(<R::Disk as Disk>::File, u64), StorageError> {
     let mut bytes = BytesMut::new();
     codec::write_frame(&mut bytes, FORMAT, kind::LOG_HEAD, head)?;
+    if let Some(record) = identity {
+        let position = bytes.len() as u64;
+        codec::write_frame(&mut bytes, FORMAT, kind::IDENTITY, &Placed { position, durable_before: 0, record })?;
+    }
     let len = bytes.len() as u64;
     let path = dir.join(log_name(head.first_index));
     let temporary = dir.join(format!("{}{TEMPORARY_SUFFIX}", log_name(head.first_index)));

@@ -4,41 +4,60 @@ use std::path::Path;
 
 use bytes::BytesMut;
 
-use super::format::{FORMAT, SnapshotEnd, SnapshotHead, SnapshotMeta, TEMPORARY_SUFFIX, kind, log_name, snapshot_name};
+use super::format::{FORMAT, SnapshotEnd, SnapshotHead, SnapshotMeta, SnapshotState, TEMPORARY_SUFFIX, kind, log_name, snapshot_name};
 use super::reader::{FrameReader, Next};
 use super::{StorageError, load};
 use crate::codec;
-use crate::coordination::acl::Acl;
 use crate::coordination::tree::{Items, Restore, SnapshotItem, Tree};
 use crate::runtime::{Disk, File, Open, Runtime};
 
 /// About how many bytes of items share a frame.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// [`write_named`] as a snapshot of this member's own state.
+///
+/// # Errors
+/// As there.
+pub async fn write_snapshot<R: Runtime>(
+    rt: &R,
+    dir: &Path,
+    storage_id: u64,
+    meta: SnapshotMeta,
+    state: &SnapshotState,
+    items: Items,
+) -> Result<u64, StorageError> {
+    let name = snapshot_name(meta.index);
+    write_named(rt, dir, &name, storage_id, meta, state, items).await
+}
+
 /// Writes `items` as the snapshot that `meta` describes, durably, and returns its length in bytes. Proposals may go on meanwhile.
 ///
 /// # Errors
 /// [`StorageError`]. Nothing depends on the snapshot then: the log is as complete as before, and a later attempt begins anew.
-pub async fn write_snapshot<R: Runtime>(rt: &R, dir: &Path, storage_id: u64, meta: SnapshotMeta, items: Items) -> Result<u64, StorageError> {
-    let path = dir.join(snapshot_name(meta.index));
-    let temporary = dir.join(format!("{}{TEMPORARY_SUFFIX}", snapshot_name(meta.index)));
+pub(super) async fn write_named<R: Runtime>(
+    rt: &R,
+    dir: &Path,
+    name: &str,
+    storage_id: u64,
+    meta: SnapshotMeta,
+    state: &SnapshotState,
+    items: Items,
+) -> Result<u64, StorageError> {
+    let path = dir.join(name);
+    let temporary = dir.join(format!("{name}{TEMPORARY_SUFFIX}"));
     let disk = rt.disk();
     let file = disk.open(&temporary, Open::Create).await.map_err(StorageError::io("create", &temporary))?;
     file.set_len(0).await.map_err(StorageError::io("empty", &temporary))?;
     let mut position = 0;
     let mut bytes = BytesMut::new();
     codec::write_frame(&mut bytes, FORMAT, kind::SNAPSHOT_HEAD, &SnapshotHead { storage_id, meta })?;
+    codec::write_frame(&mut bytes, FORMAT, kind::SNAPSHOT_STATE, state)?;
     let mut item_count = 0;
     let mut chunk = Vec::new();
     let mut chunk_bytes = 0;
     for item in items {
         item_count += 1;
-        chunk_bytes += match &item {
-            SnapshotItem::Session { .. } => 16,
-            SnapshotItem::ClientSession { .. } => 32,
-            SnapshotItem::Acl { acl } => acl.iter().map(Acl::size_bytes).sum(),
-            SnapshotItem::Node { path, data, .. } => 64 + path.len() + data.as_ref().map_or(0, bytes::Bytes::len),
-        };
+        chunk_bytes += item.size_bytes();
         chunk.push(item);
         if chunk_bytes >= CHUNK_BYTES {
             codec::write_frame(&mut bytes, FORMAT, kind::SNAPSHOT_ITEMS, &chunk)?;
@@ -67,13 +86,14 @@ async fn write_out<F: File>(file: &F, position: u64, bytes: &mut BytesMut, path:
 ///
 /// # Errors
 /// [`StorageError`] for whatever is not exactly as it was written; `remedy` says what can be done.
-pub(super) async fn read_snapshot<R: Runtime>(rt: &R, dir: &Path, index: u64, remedy: &str) -> Result<(SnapshotHead, Tree), StorageError> {
+pub(super) async fn read_snapshot<R: Runtime>(rt: &R, dir: &Path, index: u64, remedy: &str) -> Result<(SnapshotHead, Tree, SnapshotState), StorageError> {
     let path = dir.join(snapshot_name(index));
     let damaged = |position: u64, reason: String| StorageError::Damaged { file: path.clone(), position, reason, remedy: remedy.to_owned() };
     let file = rt.disk().open(&path, Open::Read).await.map_err(StorageError::io("open", &path))?;
     let mut reader = FrameReader::open(file).await.map_err(StorageError::io("read", &path))?;
     let mut head: Option<SnapshotHead> = None;
     let mut restore = Restore::default();
+    let mut state = None;
     let mut item_count = 0;
     loop {
         let (position, frame) = match reader.next().await.map_err(StorageError::io("read", &path))? {
@@ -92,6 +112,9 @@ pub(super) async fn read_snapshot<R: Runtime>(rt: &R, dir: &Path, index: u64, re
                 }
                 head = Some(decoded);
             }
+            (kind::SNAPSHOT_STATE, Some(_)) if state.is_none() && item_count == 0 => {
+                state = Some(frame.decode().map_err(|error| damaged(position, error.to_string()))?);
+            }
             (kind::SNAPSHOT_ITEMS, Some(_)) => {
                 let items: Vec<SnapshotItem> = frame.decode().map_err(|error| damaged(position, error.to_string()))?;
                 for item in items {
@@ -108,7 +131,7 @@ pub(super) async fn read_snapshot<R: Runtime>(rt: &R, dir: &Path, index: u64, re
                     return Err(damaged(reader.position(), "it goes on after its end".into()));
                 }
                 let tree = restore.finish(head.meta.last_zxid).map_err(|error| damaged(position, error.to_string()))?;
-                return Ok((head.clone(), tree));
+                return Ok((head.clone(), tree, state.unwrap_or_default()));
             }
             (kind, _) => return Err(damaged(position, format!("a frame of kind {kind} does not belong here"))),
         }

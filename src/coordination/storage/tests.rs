@@ -52,7 +52,7 @@ async fn snapshot(rt: &TokioRuntime, storage: &mut Storage<TokioRuntime>, tree: 
     let conf_state = ConfState { voters: vec![1], learners: vec![] };
     let meta = SnapshotMeta { index: storage.last_index(), term: storage.last_term(), conf_state, last_zxid: tree.last_zxid() };
     storage.roll().await.unwrap();
-    write_snapshot(rt, storage.dir(), storage.storage_id(), meta, tree.items()).await.unwrap();
+    write_snapshot(rt, storage.dir(), storage.storage_id(), meta, &SnapshotState::default(), tree.items()).await.unwrap();
 }
 
 async fn refused(rt: &TokioRuntime, dir: &Path) -> StorageError {
@@ -184,7 +184,7 @@ fn snapshots_replace_the_log_before_them() {
         let expected: Vec<_> = [301, 401, 501].map(log_name).into_iter().chain([300, 400, 500].map(snapshot_name)).collect();
         assert_eq!(names, expected);
         let (storage, loaded) = open(rt.clone(), &dir).await.unwrap();
-        let (meta, loaded_tree) = loaded.snapshot.unwrap();
+        let (meta, loaded_tree, _) = loaded.snapshot.unwrap();
         assert_eq!((meta.index, meta.term), (500, 1));
         assert_eq!(loaded_tree, trees[4]);
         assert_eq!(loaded.entries, entries(501..=502));
@@ -306,5 +306,95 @@ fn unfinished_files_are_removed_and_others_are_left_alone() {
         drop(open(rt.clone(), &dir).await.unwrap());
         let names: Vec<_> = rt.disk().list(&dir).await.unwrap().into_iter().map(|entry| entry.name).collect();
         assert_eq!(names, [log_name(1), "notes.txt".into()]);
+    });
+}
+
+fn identity() -> Identity {
+    Identity { raft_id: 7, server_id: 2, initial: vec![(7, format::MemberRecord { server_id: 2, address: "b:2888".into(), storage_id: 0 })] }
+}
+
+async fn install(storage: &mut Storage<TokioRuntime>, index: u64, tree: &Tree) {
+    let conf_state = ConfState { voters: vec![1, 7], learners: vec![] };
+    let meta = SnapshotMeta { index, term: 9, conf_state, last_zxid: tree.last_zxid() };
+    let state = SnapshotState { next_raft_id: 8, digest: 5, ..SnapshotState::default() };
+    storage.install(meta, &state, tree.items(), HardState { term: 9, vote: 1, commit: index }).await.unwrap();
+}
+
+#[test]
+fn an_identity_outlives_every_file() {
+    with_dir(|rt, dir| async move {
+        assert!(is_empty(&rt, &dir).await.unwrap());
+        let (mut storage, loaded) = open_as(rt.clone(), &dir, Some((99, identity()))).await.unwrap();
+        assert_eq!((storage.storage_id(), loaded.identity), (99, Some(identity())));
+        assert!(!is_empty(&rt, &dir).await.unwrap());
+        for round in 0..4 {
+            storage.append(&entries(round * 10 + 1..=round * 10 + 10), None).await.unwrap();
+            snapshot(&rt, &mut storage, &tree(round + 1)).await;
+            remove_obsolete(&rt, &dir, 1).await.unwrap();
+        }
+        assert_eq!(open(rt, &dir).await.unwrap().1.identity, Some(identity()));
+    });
+}
+
+#[test]
+fn an_entry_of_an_older_term_may_replace_a_newer_one_also_across_files() {
+    with_dir(|rt, dir| async move {
+        let (mut storage, _) = open(rt.clone(), &dir).await.unwrap();
+        // What a deposed leader of term 3 alone had gives way to what term 2 had replicated, and term 4 goes on from there.
+        storage.append(&[entry(1, 1), entry(2, 3), entry(3, 3)], None).await.unwrap();
+        storage.roll().await.unwrap();
+        storage.append(&[entry(2, 2), entry(3, 4), entry(4, 4)], None).await.unwrap();
+        let expected = [entry(1, 1), entry(2, 2), entry(3, 4), entry(4, 4)];
+        let (mut storage, loaded) = open(rt.clone(), &dir).await.unwrap();
+        assert_eq!(loaded.entries, expected);
+        // A snapshot of the middle of it, and the files before it gone.
+        let conf_state = ConfState { voters: vec![1], learners: vec![] };
+        let tree = tree(3);
+        let meta = SnapshotMeta { index: 3, term: 4, conf_state, last_zxid: tree.last_zxid() };
+        write_snapshot(&rt, storage.dir(), storage.storage_id(), meta, &SnapshotState::default(), tree.items()).await.unwrap();
+        storage.append(&[entry(5, 4)], None).await.unwrap();
+        let (_, loaded) = open(rt, &dir).await.unwrap();
+        assert_eq!(loaded.entries, [entry(4, 4), entry(5, 4)]);
+    });
+}
+
+#[test]
+fn a_received_snapshot_takes_the_place_of_the_log_and_must_be_followed_by_one() {
+    with_dir(|rt, dir| async move {
+        let (mut storage, _) = open_as(rt.clone(), &dir, Some((99, identity()))).await.unwrap();
+        storage.append(&entries(1..=5), Some(HardState { term: 1, vote: 3, commit: 2 })).await.unwrap();
+        install(&mut storage, 40, &tree(12)).await;
+        storage.append(&[entry(41, 9)], None).await.unwrap();
+        drop(storage);
+        let (storage, loaded) = open(rt.clone(), &dir).await.unwrap();
+        let (meta, loaded_tree, state) = loaded.snapshot.unwrap();
+        assert_eq!((meta.index, meta.term, loaded_tree, state.digest), (40, 9, tree(12), 5));
+        assert_eq!((loaded.entries, loaded.identity, storage.last_index()), (vec![entry(41, 9)], Some(identity()), 41));
+        assert_eq!(loaded.hard_state, HardState { term: 9, vote: 1, commit: 40 });
+        drop(storage);
+        rt.disk().remove_file(&dir.join(log_name(41))).await.unwrap();
+        let error = refused(&rt, &dir).await;
+        assert!(matches!(&error, StorageError::Missing { .. } | StorageError::Damaged { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_crash_within_an_installation_leaves_the_old_log_or_the_new_one() {
+    with_dir(|rt, dir| async move {
+        let (mut storage, _) = open(rt.clone(), &dir).await.unwrap();
+        let vote = HardState { term: 1, vote: 3, commit: 2 };
+        storage.append(&entries(1..=5), Some(vote)).await.unwrap();
+        install(&mut storage, 40, &tree(12)).await;
+        drop(storage);
+        let (name, received) = (dir.join(snapshot_name(40)), dir.join(format!("{RECEIVED_PREFIX}{}", snapshot_name(40))));
+        // Its log is there, its own name is not.
+        rt.disk().rename(&name, &received).await.unwrap();
+        let (_, loaded) = open(rt.clone(), &dir).await.unwrap();
+        assert_eq!(loaded.snapshot.map(|(meta, ..)| meta.index), Some(40));
+        // Neither is.
+        rt.disk().rename(&name, &received).await.unwrap();
+        rt.disk().remove_file(&dir.join(log_name(41))).await.unwrap();
+        let (_, loaded) = open(rt, &dir).await.unwrap();
+        assert_eq!((loaded.entries, loaded.hard_state), (entries(1..=5), vote));
     });
 }

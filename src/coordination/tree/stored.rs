@@ -62,6 +62,18 @@ pub enum SnapshotItem {
     },
 }
 
+impl SnapshotItem {
+    /// About how many bytes it takes.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Session { .. } => 16,
+            Self::ClientSession { .. } => 32,
+            Self::Acl { acl } => acl.iter().map(Acl::size_bytes).sum(),
+            Self::Node { path, data, .. } => 64 + path.len() + data.as_ref().map_or(0, Bytes::len),
+        }
+    }
+}
+
 /// Why stored parts make no tree.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {

@@ -1,0 +1,16 @@
+//! The coordination ensemble under simulation: one, three or five members that suffer everything, disks lost and members removed besides, and clients
+//! of several habits inside of them.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`scenario`] | the phases of a run |
+//! | [`plan`] | what a seed draws |
+//! | [`history`] | what clients did and saw, what members applied, and the checks over it |
+//! | [`client`] | the clients' habits |
+//! | [`amnesia`] | members that lose their disk, or a file of it, or their membership |
+
+pub mod amnesia;
+pub mod client;
+pub mod history;
+pub mod plan;
+pub mod scenario;

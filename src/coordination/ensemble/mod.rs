@@ -1,0 +1,84 @@
+//! The ensemble: the coordination service of several members, or of one. The same path either way; with one voter an entry is committed as soon
+//! as it is on disk.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `consensus` | what is needed of a consensus algorithm, as a trait |
+//! | `raft_core`, `log_store` | that trait by the `raft` crate |
+//! | `state` | what is replicated beside the tree: members, and the fences by which a proposal is carried out at most once |
+//! | `origin` | a member's own proposals on their way |
+//! | `sessions` | who watches over the liveness of sessions |
+//! | `node` | the task that drives all of it: log, tree, reads, snapshots, membership |
+//! | `peer`, `network` | what members say to each other, and their connections |
+//! | `start` | opening a member: bootstrap, or joining |
+//! | `recovery` | restoring from a snapshot, and going on without a quorum |
+
+pub mod consensus;
+mod log_store;
+pub mod network;
+pub mod node;
+pub mod origin;
+pub mod peer;
+pub mod raft_core;
+pub mod recovery;
+pub mod sessions;
+pub mod start;
+pub mod state;
+
+use std::collections::BTreeMap;
+
+use self::consensus::Leadership;
+use super::storage::format::{ConfState, MemberRecord};
+
+/// What a member knows of the ensemble.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its Raft id.
+    pub raft_id: u64,
+    /// The `N` of its `server.N`; 0 if it has none.
+    pub server_id: u32,
+    /// Who leads.
+    pub leadership: Leadership,
+    /// The last entry that it knows to be committed.
+    pub committed: u64,
+    /// The last entry that its tree includes.
+    pub applied: u64,
+    /// Who votes, and who learns.
+    pub conf_state: ConfState,
+    /// Who they are.
+    pub members: BTreeMap<u64, MemberRecord>,
+}
+
+/// Why a change of the membership was not begun.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeRefused {
+    /// Only the leader begins changes.
+    #[error("this member does not lead the coordination ensemble (member {leader} does, 0 if none is known); ask that one")]
+    NotLeader {
+        /// Its Raft id; 0 if none is known.
+        leader: u64,
+    },
+    /// Nobody has that Raft id.
+    #[error("the coordination ensemble has no member {raft_id}; `members` lists them")]
+    NoMember {
+        /// The id.
+        raft_id: u64,
+    },
+    /// It is the only one with a vote.
+    #[error("the last member with a vote cannot be removed; add another first")]
+    LastVoter,
+    /// It leads.
+    #[error("the leader does not remove itself; stop it, and remove it by the next leader")]
+    IsLeader,
+    /// The service has ended.
+    #[error("the coordination service of this process has ended")]
+    Ended,
+}
+
+/// Looks on: for checks that hold over all members. Called by the node, in the order of things; must not block.
+pub trait Observer: Send + Sync + 'static {
+    /// The member has applied the entry; two members with the same index must have the same digest.
+    fn applied(&self, raft_id: u64, index: u64, term: u64, digest: u64);
+    /// The member leads in that term; nobody else ever does.
+    fn elected(&self, raft_id: u64, term: u64);
+}

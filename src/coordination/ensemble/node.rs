@@ -1,0 +1,642 @@
+//! The node: the one task that drives a member's consensus machine, its log and its tree.
+//!
+//! It never waits for the disk: while a write and its sync run, messages go in and out, and all that comes to be written meanwhile shares the
+//! next one. What may go out only after it is durable waits with it.
+
+mod apply;
+mod disk;
+mod members;
+mod reads;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Observer;
+use super::consensus::{Consensus, RaftMessage, Work};
+use super::network::{Network, OutgoingSnapshot, ReceivedSnapshot};
+use super::origin::Origin;
+use super::peer::{Answer as PeerAnswer, PeerMessage};
+use super::raft_core::SNAPSHOT_KIND;
+use super::sessions::SessionWatch;
+use super::state::{Meaning, Payload, Replicated};
+use crate::codec;
+use crate::coordination::op::{Command, ErrorCode, Failure, OperationResult, Request};
+use crate::coordination::storage::format::{Entry, EntryKind, HardState, SnapshotMeta, SnapshotState};
+use crate::coordination::storage::{Storage, StorageError};
+use crate::coordination::tree::{SnapshotItem, Tree};
+use crate::coordination::{Message, Options, Shared};
+use crate::plant;
+use crate::runtime::{Instant, Runtime};
+
+/// The mean time between two ticks.
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// The most works that share a sync, and about the most bytes.
+const GROUP_COUNT: usize = 1024;
+const GROUP_BYTES: usize = 4 << 20;
+
+/// How many proposals of this member wait at most; more stay in the handles' queue.
+const WAITING_MAX_COUNT: usize = 4096;
+
+/// How long the log is idle before the commit index is written behind the last group. From then on damage to that group is known
+/// to be rot; before, it could be the torn end of a write that nobody was told of.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// How many entries before a snapshot stay in memory, for members that are a little behind.
+const TRAILING_COUNT: u64 = 1_000;
+
+/// How many ticks pass between two looks of a leader at the membership.
+const HOUSEKEEPING_TICKS: u64 = 6;
+
+/// After how many ticks a read that heard nothing asks again.
+const READ_AGAIN_TICKS: u32 = 6;
+
+/// How many ticks a member that ends waits for another to take its leadership over.
+const HAND_OVER_TICKS: u32 = 40;
+
+/// How far behind a learner may be to be given a vote, in entries.
+const CAUGHT_UP_COUNT: u64 = 64;
+
+pub(in crate::coordination) type Answer = oneshot::Sender<Result<Vec<OperationResult>, Failure>>;
+
+/// What comes from peers and from this member's own connections.
+pub enum PeerInput {
+    /// The member with that Raft id has connected, and is reached there.
+    Met(u64, String),
+    /// A message of the member with that Raft id.
+    Message(u64, PeerMessage),
+    /// A member without a log wants in.
+    Join {
+        /// The `N` of its `server.N`.
+        server_id: u32,
+        /// Where its peers reach it.
+        address: String,
+        /// Drawn for its new directory.
+        storage_id: u64,
+        /// Where the answer goes.
+        answer: oneshot::Sender<PeerAnswer>,
+    },
+    /// A snapshot came whole; the sender is told by the channel.
+    Snapshot(Box<ReceivedSnapshot>, oneshot::Sender<()>),
+    /// What became of a snapshot for that member.
+    SnapshotSent(u64, bool),
+    /// A member without a log asks whether there is one here.
+    Probe(oneshot::Sender<PeerAnswer>),
+}
+
+/// Works that are made durable together.
+struct Batch {
+    number: u64,
+    snapshot: Option<(SnapshotMeta, SnapshotState, Tree)>,
+    entries: Vec<Entry>,
+    hard_state: Option<HardState>,
+    messages: Vec<RaftMessage>,
+    roll: bool,
+}
+
+/// A work that waits for the disk.
+struct Job {
+    work: Work,
+    snapshot: Option<(SnapshotMeta, SnapshotState, Tree)>,
+}
+
+type Flushed<R> = (Storage<R>, Batch, Result<(), StorageError>);
+
+struct Read {
+    answers: Vec<oneshot::Sender<Result<(), Failure>>>,
+    /// The index that it waits for, once known.
+    index: Option<u64>,
+    age_ticks: u32,
+    asked_ticks: u32,
+}
+
+/// With what a node begins.
+pub(in crate::coordination) struct NodeParts<R: Runtime, C> {
+    pub rt: R,
+    pub core: C,
+    pub storage: Storage<R>,
+    pub tree: Tree,
+    pub replicated: Replicated,
+    pub shared: Arc<Shared>,
+    pub options: Options,
+    pub raft_id: u64,
+    pub server_id: u32,
+    /// Where this member's peers reach it; empty for one that is alone.
+    pub address: String,
+    pub network: Option<Network<R>>,
+    pub sessions: Box<dyn SessionWatch>,
+    /// Sessions of the process's earlier life end when it leads: their clients were inside of it.
+    pub ends_old_sessions: bool,
+    pub observer: Option<Arc<dyn Observer>>,
+    /// Where [`PeerInput`] is sent to.
+    pub inbox: mpsc::Sender<PeerInput>,
+}
+
+pub(in crate::coordination) struct Node<R: Runtime, C> {
+    rt: R,
+    core: C,
+    storage: Option<Storage<R>>,
+    flush: Option<Pin<Box<dyn Future<Output = Flushed<R>> + Send>>>,
+    jobs: VecDeque<Job>,
+    /// A hard state that has only a newer commit index: written with what comes next, or when the log is idle.
+    lazy_hard_state: Option<HardState>,
+    replicated: Replicated,
+    origin: Origin<Answer>,
+    reads: BTreeMap<u64, Read>,
+    next_read: u64,
+    /// Distinguishes the reads of this life from those of others.
+    read_salt: u64,
+    /// Snapshots that came, by index and term, until consensus has said which is to be installed.
+    received: BTreeMap<(u64, u64), Box<ReceivedSnapshot>>,
+    shared: Arc<Shared>,
+    options: Options,
+    raft_id: u64,
+    server_id: u32,
+    address: String,
+    storage_id: u64,
+    network: Option<Network<R>>,
+    sessions: Box<dyn SessionWatch>,
+    ends_old_sessions: bool,
+    observer: Option<Arc<dyn Observer>>,
+    touches: Vec<i64>,
+    met: BTreeMap<u64, String>,
+    leadership: super::consensus::Leadership,
+    tick_count: u64,
+    next_tick: Instant,
+    entries_since_snapshot: u64,
+    bytes_since_snapshot: u64,
+    last_snapshot_bytes: u64,
+    snapshot: Option<oneshot::Receiver<Result<(u64, u64), StorageError>>>,
+    wants_roll: bool,
+    /// Whether the tree was changed since it was last looked whether a snapshot is due; what was loaded is no change.
+    has_changed: bool,
+    loaded_last: u64,
+    ready: Vec<oneshot::Sender<()>>,
+    /// How many ticks ago it was asked to end.
+    ending_ticks: Option<u32>,
+    is_removed: bool,
+    /// Keeps the peers' channel open for a member that has none.
+    _inbox: mpsc::Sender<PeerInput>,
+}
+
+impl<R: Runtime, C: Consensus> Node<R, C> {
+    pub(in crate::coordination) fn new(parts: NodeParts<R, C>) -> Self {
+        let NodeParts { rt, core, storage, tree, replicated, shared, options, raft_id, server_id, address, network, sessions, .. } = parts;
+        *shared.tree.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = tree;
+        let (first, last) = core.log_range();
+        let node = Self {
+            origin: Origin::new(raft_id, rt.random_u64()),
+            read_salt: rt.random_u64(),
+            next_tick: rt.now() + TICK,
+            bytes_since_snapshot: storage.file_bytes(),
+            entries_since_snapshot: (last + 1).saturating_sub(first),
+            storage_id: storage.storage_id(),
+            rt,
+            core,
+            storage: Some(storage),
+            flush: None,
+            jobs: VecDeque::new(),
+            lazy_hard_state: None,
+            replicated,
+            reads: BTreeMap::new(),
+            next_read: 0,
+            received: BTreeMap::new(),
+            shared,
+            options,
+            raft_id,
+            server_id,
+            address,
+            network,
+            sessions,
+            ends_old_sessions: parts.ends_old_sessions,
+            observer: parts.observer,
+            touches: Vec::new(),
+            met: BTreeMap::new(),
+            leadership: super::consensus::Leadership::default(),
+            tick_count: 0,
+            last_snapshot_bytes: 0,
+            snapshot: None,
+            wants_roll: false,
+            has_changed: false,
+            loaded_last: last,
+            ready: Vec::new(),
+            ending_ticks: None,
+            is_removed: false,
+            _inbox: parts.inbox,
+        };
+        node.tell_network();
+        node
+    }
+
+    /// Serves until all handles are gone or one asks to end; returns those to tell, once the directory is free. An error of the disk halts
+    /// the process.
+    pub(in crate::coordination) async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        mut peers: mpsc::Receiver<PeerInput>,
+    ) -> Vec<oneshot::Sender<()>> {
+        let mut shut_down = Vec::new();
+        if self.is_alone() {
+            self.core.campaign();
+        }
+        loop {
+            self.drive().await;
+            if self.ending_ticks.is_some() && self.may_end() {
+                break;
+            }
+            let has_room = self.origin.waiting_count() < WAITING_MAX_COUNT && shut_down.is_empty();
+            let rests = self.is_alone() && self.leadership.is_leader;
+            let is_idle = self.flush.is_none() && self.jobs.is_empty();
+            let wakes_at = match (rests, is_idle && self.lazy_hard_state.is_some()) {
+                (true, true) => Some(self.rt.now() + IDLE),
+                (true, false) => None,
+                (false, _) => Some(self.next_tick),
+            };
+            let timer = wakes_at.map(|at| self.rt.timer(at));
+            let timer = async {
+                match timer {
+                    Some(timer) => timer.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let flushing = self.flush.is_some();
+            let flush = async {
+                match &mut self.flush {
+                    Some(flush) => flush.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                flushed = flush, if flushing => self.flushed(flushed).await,
+                Some(input) = peers.recv() => {
+                    self.take_input(input);
+                    for _ in 0..GROUP_COUNT {
+                        let Ok(input) = peers.try_recv() else { break };
+                        self.take_input(input);
+                    }
+                }
+                message = messages.recv(), if has_room => {
+                    let mut next = message;
+                    if next.is_none() {
+                        break;
+                    }
+                    for _ in 0..GROUP_COUNT {
+                        let Some(message) = next.take() else { break };
+                        self.take_message(message, &mut shut_down);
+                        next = messages.try_recv().ok();
+                    }
+                    if let Some(message) = next {
+                        self.take_message(message, &mut shut_down);
+                    }
+                }
+                () = timer => {
+                    if rests {
+                        self.write_lazily();
+                    }
+                }
+            }
+            if !self.is_alone() || !self.leadership.is_leader {
+                self.tick_if_due();
+            }
+        }
+        self.end(messages, shut_down).await
+    }
+
+    async fn end(mut self, mut messages: mpsc::Receiver<Message>, mut shut_down: Vec<oneshot::Sender<()>>) -> Vec<oneshot::Sender<()>> {
+        self.write_lazily();
+        self.start_flush();
+        while let Some(flush) = self.flush.take() {
+            let flushed = flush.await;
+            self.flushed(flushed).await;
+            self.start_flush();
+        }
+        if let Some(snapshot) = self.snapshot.take() {
+            let _ = snapshot.await;
+        }
+        drop(self.origin.drain()); // Whoever waits is told that the connection is lost.
+        messages.close();
+        while let Some(message) = messages.recv().await {
+            if let Message::Shutdown { done } = message {
+                shut_down.push(done);
+            }
+        }
+        shut_down
+    }
+
+    /// Whether a member that was asked to end may: what was proposed before is answered, and another leads if there is one that can.
+    fn may_end(&mut self) -> bool {
+        let settled = self.origin.waiting_count() == 0 && self.flush.is_none() && self.jobs.is_empty();
+        let is_patient = self.ending_ticks.is_some_and(|ticks| ticks < HAND_OVER_TICKS);
+        if self.is_alone() { settled } else { !is_patient || (settled && !self.leadership.is_leader) }
+    }
+
+    fn tick_if_due(&mut self) {
+        let now = self.rt.now();
+        if now < self.next_tick {
+            return;
+        }
+        // A little early or late, by the runtime's draw: two members that wait equally long do not go on doing so.
+        let jitter = Duration::from_micros(self.rt.random_u64() % (TICK.as_micros() as u64 / 2));
+        self.next_tick = now + TICK * 3 / 4 + jitter;
+        self.tick_count += 1;
+        self.core.tick();
+        let nonce = self.rt.random_u64();
+        for answer in self.origin.tick(nonce) {
+            let _ = answer.send(Err(lost()));
+        }
+        self.tick_reads();
+        self.relay_touches();
+        if self.leadership.is_leader {
+            for session in self.sessions.expired(now) {
+                let close = Command { session: 0, time_ms: self.rt.unix_ms(), request: Request::CloseSession { session } };
+                self.propose(&Payload::Internal(close));
+            }
+            if self.tick_count.is_multiple_of(HOUSEKEEPING_TICKS) {
+                self.look_after_members();
+            }
+        }
+        if let Some(ticks) = &mut self.ending_ticks {
+            *ticks += 1;
+            self.hand_over();
+        }
+    }
+
+    fn take_message(&mut self, message: Message, shut_down: &mut Vec<oneshot::Sender<()>>) {
+        match message {
+            Message::Propose { answer, .. } if self.is_removed => drop(answer.send(Err(lost()))),
+            Message::Propose { session, request, answer } => {
+                self.origin.submit(Command { session, time_ms: 0, request }, answer);
+            }
+            Message::Sync { answer } => {
+                if plant!(&self.rt, "stale-read-without-readindex") {
+                    let _ = answer.send(Ok(()));
+                    return;
+                }
+                let id = self.next_read;
+                self.next_read += 1;
+                self.reads.insert(id, Read { answers: vec![answer], index: None, age_ticks: 0, asked_ticks: 0 });
+                self.ask_to_read(id);
+            }
+            Message::Touch { session } => self.touches.push(session),
+            Message::Status { answer } => drop(answer.send(self.status())),
+            Message::Change { change, answer } => {
+                let taken = self.change_members(change);
+                let _ = answer.send(taken);
+            }
+            Message::Ready { answer } => self.ready.push(answer),
+            Message::Shutdown { done } => {
+                shut_down.push(done);
+                self.ending_ticks.get_or_insert(0);
+                self.hand_over();
+            }
+        }
+    }
+
+    fn take_input(&mut self, input: PeerInput) {
+        match input {
+            PeerInput::Met(member, address) => {
+                // One that has just joined knows nobody before its first snapshot.
+                if !self.replicated.members.contains_key(&self.raft_id) && self.met.insert(member, address.clone()) != Some(address) {
+                    self.tell_network();
+                }
+            }
+            PeerInput::Message(_, PeerMessage::Raft(message)) => {
+                // A snapshot's message comes with its content only; and what is for another member was sent before this one lost its disk.
+                if message.kind != SNAPSHOT_KIND && message.to == self.raft_id {
+                    self.core.step(message);
+                }
+            }
+            PeerInput::Message(_, PeerMessage::Forward(payloads)) => {
+                for payload in payloads {
+                    if !self.leadership.is_leader || matches!(payload, Payload::Internal(_)) {
+                        return; // The origin will be in doubt soon, and propose again elsewhere.
+                    }
+                    self.propose(&payload);
+                }
+            }
+            PeerInput::Message(_, PeerMessage::Touches(sessions)) => {
+                let now = self.rt.now();
+                sessions.into_iter().for_each(|session| self.sessions.touched(session, now));
+            }
+            PeerInput::Join { server_id, address, storage_id, answer } => drop(answer.send(self.join(server_id, address, storage_id))),
+            PeerInput::Snapshot(received, accepted) => {
+                if received.message.to == self.raft_id {
+                    let message = received.message.clone();
+                    self.received.insert((received.meta.index, received.meta.term), received);
+                    self.core.step(message);
+                    let _ = accepted.send(());
+                }
+            }
+            PeerInput::Probe(answer) => {
+                // Nobody can have voted yet: an ensemble that is just being made.
+                let is_fresh = self.core.conf_state().voters.contains(&self.raft_id) && self.core.leadership().term == 0 && self.core.log_range().1 == 0;
+                let _ = answer.send(if is_fresh { PeerAnswer::Empty } else { PeerAnswer::Member });
+            }
+            PeerInput::SnapshotSent(member, arrived) => self.core.snapshot_sent(member, arrived),
+        }
+    }
+
+    /// Appends to the log as leader; whoever proposed what was not taken will be in doubt.
+    fn propose(&mut self, payload: &Payload) {
+        let stamped;
+        let payload = match payload {
+            Payload::Command { origin, registration, sequence, command } => {
+                // The leader's clock, so that times of one tree come from one clock at a time.
+                let command = Command { time_ms: self.rt.unix_ms(), ..command.clone() };
+                stamped = Payload::Command { origin: *origin, registration: *registration, sequence: *sequence, command };
+                &stamped
+            }
+            other => other,
+        };
+        if let Ok(data) = codec::encode(payload) {
+            let _ = self.core.propose(Bytes::from(data));
+        }
+    }
+
+    /// Everything that can be done now without waiting for anything.
+    async fn drive(&mut self) {
+        loop {
+            self.watch_leadership();
+            if self.leadership.leader != 0 {
+                let outgoing = self.origin.outgoing(false);
+                if !outgoing.is_empty() {
+                    self.send_to_leader(outgoing);
+                }
+            }
+            let Some(work) = self.core.take_work() else { break };
+            self.take_work(work).await;
+        }
+        self.received.clear(); // What consensus had no use for.
+        self.start_flush();
+        self.snapshot_if_due();
+    }
+
+    fn send_to_leader(&mut self, outgoing: Vec<Payload>) {
+        if self.leadership.is_leader {
+            for payload in &outgoing {
+                self.propose(payload);
+            }
+        } else if !self.network.as_ref().is_some_and(|network| network.send(self.leadership.leader, PeerMessage::Forward(outgoing))) {
+            // It was dropped: what came after it must not be carried out before it. Time passes first, so that a full queue is not asked at once again.
+            self.origin.stall();
+        }
+    }
+
+    fn watch_leadership(&mut self) {
+        let now = self.core.leadership();
+        if now == self.leadership {
+            return;
+        }
+        let before = std::mem::replace(&mut self.leadership, now);
+        if (before.leader, before.term) != (now.leader, now.term) && now.leader != 0 {
+            let nonce = self.rt.random_u64();
+            self.origin.doubt(nonce);
+            for id in self.reads.iter().filter(|(_, read)| read.index.is_none()).map(|(id, _)| *id).collect::<Vec<_>>() {
+                self.ask_to_read(id);
+            }
+        }
+        if now.is_leader && !before.is_leader {
+            self.rt.event("coordination leads", &[now.term]);
+            if let Some(observer) = &self.observer {
+                observer.elected(self.raft_id, now.term);
+            }
+            self.lead();
+        } else if before.is_leader && !now.is_leader {
+            self.sessions.follow();
+        }
+    }
+
+    fn lead(&mut self) {
+        let sessions: Vec<(i64, i32)> = {
+            let tree = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let sessions = tree.items().map_while(|item| match item {
+                SnapshotItem::Session { session, timeout_ms } | SnapshotItem::ClientSession { session, timeout_ms, .. } => Some((session, timeout_ms)),
+                SnapshotItem::Node { .. } | SnapshotItem::Acl { .. } => None,
+            });
+            sessions.collect()
+        };
+        self.sessions.lead(&sessions, self.rt.now());
+    }
+
+    async fn take_work(&mut self, mut work: Work) {
+        for message in std::mem::take(&mut work.messages_now) {
+            self.send(message);
+        }
+        if plant!(&self.rt, "ack-append-before-fsync") {
+            for message in std::mem::take(&mut work.messages_after) {
+                self.send(message);
+            }
+        }
+        for (index, context) in std::mem::take(&mut work.reads) {
+            if let Ok((salt, id)) = codec::decode::<(u64, u64)>(&context)
+                && salt == self.read_salt
+                && let Some(read) = self.reads.get_mut(&id)
+            {
+                read.index.get_or_insert(index);
+            }
+        }
+        let mut committed = std::mem::take(&mut work.committed);
+        if plant!(&self.rt, "apply-before-commit") && !self.leadership.is_leader {
+            let early = work.entries.iter().filter(|entry| entry.index == self.replicated.applied.0 + 1 && entry.kind == EntryKind::Proposal);
+            committed.extend(early.cloned().collect::<Vec<_>>());
+        }
+        let snapshot = match &work.snapshot {
+            Some(meta) => {
+                let received = self.received.remove(&(meta.index, meta.term)).expect("a snapshot's message is stepped with its content at hand");
+                let ReceivedSnapshot { meta, state, tree, .. } = *received;
+                Some((meta, state, tree))
+            }
+            None => None,
+        };
+        if work.is_lazy() && self.flush.is_none() && self.jobs.is_empty() {
+            // Nothing to wait for.
+            self.lazy_hard_state = work.hard_state.or(self.lazy_hard_state);
+            for message in std::mem::take(&mut work.messages_after) {
+                self.send(message);
+            }
+            self.core.persisted(work.number);
+        } else {
+            self.jobs.push_back(Job { work, snapshot });
+        }
+        if !committed.is_empty() {
+            self.apply(committed).await;
+        }
+        self.finish_reads();
+    }
+
+    fn send(&mut self, message: RaftMessage) {
+        let to = message.to;
+        let Some(network) = &self.network else { return };
+        if message.kind == SNAPSHOT_KIND {
+            let (index, term) = self.replicated.applied;
+            let tree = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+            let meta = SnapshotMeta { index, term, conf_state: self.core.conf_state().clone(), last_zxid: tree.last_zxid() };
+            // As of now, not as of when consensus asked for it: later is as good.
+            let message = RaftMessage { snapshot: Some(meta.clone()), ..message };
+            network.send_snapshot(to, OutgoingSnapshot { message, meta, state: self.replicated.to_snapshot(), tree });
+        } else if !network.send(to, PeerMessage::Raft(message)) {
+            self.core.unreachable(to);
+        }
+    }
+
+    fn relay_touches(&mut self) {
+        if self.touches.is_empty() || self.leadership.leader == 0 {
+            self.touches.clear();
+            return;
+        }
+        let touches = std::mem::take(&mut self.touches);
+        if self.leadership.is_leader {
+            let now = self.rt.now();
+            touches.into_iter().for_each(|session| self.sessions.touched(session, now));
+        } else if let Some(network) = &self.network {
+            network.send(self.leadership.leader, PeerMessage::Touches(touches));
+        }
+    }
+
+    fn halt(&self, why: &str) -> impl Future<Output = ()> + Send + use<R, C> {
+        let (rt, why) = (self.rt.clone(), why.to_owned());
+        async move {
+            let never: Infallible = rt.halt(&why).await;
+            match never {}
+        }
+    }
+}
+
+fn lost() -> Failure {
+    Failure::new(ErrorCode::ConnectionLoss, "")
+}
+
+fn watch_session(sessions: &mut dyn SessionWatch, says: &Meaning, now: Instant, is_leader: bool) {
+    let command = match says {
+        Meaning::Plain(command) | Meaning::Payload(Payload::Command { command, .. } | Payload::Internal(command)) => command,
+        _ => return,
+    };
+    match &command.request {
+        Request::CreateSession { session, timeout_ms } | Request::OpenSession { session, timeout_ms, .. } if is_leader => sessions.created(*session, *timeout_ms, now),
+        Request::CloseSession { session } if is_leader => sessions.closed(*session),
+        // Whoever asks for something lives.
+        _ if is_leader && command.session != 0 => sessions.touched(command.session, now),
+        _ => {}
+    }
+}
+
+async fn write<R: Runtime>(storage: &mut Storage<R>, batch: &Batch) -> Result<(), StorageError> {
+    if let Some((meta, state, tree)) = &batch.snapshot {
+        let hard_state = batch.hard_state.unwrap_or(storage.hard_state());
+        let hard_state = HardState { commit: hard_state.commit.max(meta.index), ..hard_state };
+        storage.install(meta.clone(), state, tree.items(), hard_state).await?;
+    }
+    storage.append(&batch.entries, batch.hard_state).await?;
+    if batch.roll {
+        storage.roll().await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The node and the membership: who joins, who gets a vote, who is told where others are, who leads next.
+
+use std::collections::BTreeMap;
+
+use super::super::consensus::{Change, Consensus};
+use super::super::peer::Answer as PeerAnswer;
+use super::super::{ChangeRefused, Status};
+use super::{CAUGHT_UP_COUNT, Node};
+use crate::coordination::storage::format::MemberRecord;
+use crate::runtime::Runtime;
+
+impl<R: Runtime, C: Consensus> Node<R, C> {
+    pub(super) fn tell_network(&self) {
+        if let Some(network) = &self.network {
+            let mut addresses: BTreeMap<u64, &str> = self.replicated.members.iter().map(|(id, record)| (*id, record.address.as_str())).collect();
+            if !addresses.contains_key(&self.raft_id) {
+                addresses.extend(self.met.iter().map(|(id, address)| (*id, address.as_str())));
+            }
+            network.set_members(addresses.into_iter());
+        }
+    }
+
+    /// Whether nobody else has a part: then time need not pass.
+    pub(super) fn is_alone(&self) -> bool {
+        let conf_state = self.core.conf_state();
+        conf_state.voters == [self.raft_id] && conf_state.learners.is_empty()
+    }
+
+    /// A leader that is to end asks the most advanced voter to lead, and asks again with each tick.
+    pub(super) fn hand_over(&mut self) {
+        if !self.leadership.is_leader {
+            return;
+        }
+        let others = self.core.conf_state().voters.iter().filter(|id| **id != self.raft_id);
+        let best = others.filter_map(|id| Some((self.core.progress(*id).filter(|progress| progress.is_active)?.matched, *id))).max();
+        if let Some((_, to)) = best {
+            self.core.transfer_leadership(to);
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Status {
+            raft_id: self.raft_id,
+            server_id: self.server_id,
+            leadership: self.leadership,
+            committed: self.core.committed(),
+            applied: self.replicated.applied.0,
+            conf_state: self.core.conf_state().clone(),
+            members: self.replicated.members.clone(),
+        }
+    }
+
+    pub(super) fn change_members(&mut self, change: Change) -> Result<(), ChangeRefused> {
+        if !self.leadership.is_leader {
+            return Err(ChangeRefused::NotLeader { leader: self.leadership.leader });
+        }
+        if change == Change::Remove(self.raft_id) {
+            return Err(ChangeRefused::IsLeader);
+        }
+        if let Change::Remove(id) = &change {
+            if !self.replicated.members.contains_key(id) {
+                return Err(ChangeRefused::NoMember { raft_id: *id });
+            }
+            if self.core.conf_state().voters == [*id] {
+                return Err(ChangeRefused::LastVoter);
+            }
+        }
+        self.core.propose_change(&change).map_err(|_| ChangeRefused::NotLeader { leader: 0 })
+    }
+
+    /// The leader's answer to one that wants in; asked again, it is the same until the change has come to be.
+    pub(super) fn join(&mut self, server_id: u32, address: String, storage_id: u64) -> PeerAnswer {
+        let known = self.replicated.members.iter().find(|(_, record)| record.storage_id == storage_id);
+        if let Some((raft_id, _)) = known {
+            return PeerAnswer::Accepted { raft_id: *raft_id };
+        }
+        if !self.leadership.is_leader {
+            return PeerAnswer::Later;
+        }
+        for (raft_id, record) in self.replicated.members.clone() {
+            if record.server_id != server_id || record.server_id == 0 {
+                continue;
+            }
+            if raft_id == self.raft_id || self.core.progress(raft_id).is_some_and(|progress| progress.is_active) {
+                return PeerAnswer::Refused(format!("server.{server_id} is alive as member {raft_id} at {}; give each member its own number", record.address));
+            }
+            if self.core.conf_state().learners.contains(&raft_id) {
+                // It lost its disk twice.
+                let _ = self.core.propose_change(&Change::Remove(raft_id));
+                return PeerAnswer::Later;
+            }
+        }
+        let record = MemberRecord { server_id, address, storage_id };
+        let _ = self.core.propose_change(&Change::AddLearner(self.replicated.next_raft_id, record));
+        PeerAnswer::Later
+    }
+
+    /// As leader: gives learners that have caught up a vote, in the place of a member that lost its disk if there is one, and makes known where this
+    /// member is reached.
+    pub(super) fn look_after_members(&mut self) {
+        let conf_state = self.core.conf_state().clone();
+        for learner in &conf_state.learners {
+            let Some(progress) = self.core.progress(*learner) else { continue };
+            let Some(record) = self.replicated.members.get(learner).cloned() else { continue };
+            if !progress.is_active || progress.matched + CAUGHT_UP_COUNT < self.core.committed() {
+                continue;
+            }
+            let lost = self
+                .replicated
+                .members
+                .iter()
+                .find(|(id, other)| **id != *learner && other.server_id == record.server_id && other.server_id != 0 && conf_state.voters.contains(id));
+            let change = match lost {
+                Some((lost, _)) => Change::Remove(*lost),
+                None => Change::AddVoter(*learner, record),
+            };
+            let _ = self.core.propose_change(&change);
+            return; // One at a time.
+        }
+        let own = self.replicated.members.get(&self.raft_id).cloned().unwrap_or_default();
+        if !self.address.is_empty() && own.address != self.address && conf_state.voters.contains(&self.raft_id) {
+            let record = MemberRecord { server_id: self.server_id, address: self.address.clone(), storage_id: self.storage_id };
+            let _ = self.core.propose_change(&Change::AddVoter(self.raft_id, record));
+        }
+    }
+}

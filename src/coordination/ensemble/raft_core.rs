@@ -1,0 +1,371 @@
+//! [`Consensus`] by the `raft` crate: the translation between its types and ours, and what its documentation leaves to the driver.
+
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::eraftpb::{
+    ConfChange, ConfChangeType, ConfState as RaftConfState, Entry as RaftEntry, EntryType, HardState as RaftHardState, Message, MessageType, SnapshotMetadata,
+};
+use raft::{Config, RawNode, SnapshotStatus, StateRole, Storage};
+
+use super::consensus::{Change, Consensus, Leadership, NotTaken, Progress, RaftMessage, Work};
+use super::log_store::LogStore;
+use crate::codec;
+use crate::coordination::storage::format::{ConfState, Entry, EntryKind, HardState, MemberRecord, SnapshotMeta};
+
+/// How many ticks pass between two heartbeats of a leader.
+pub const HEARTBEAT_TICKS: usize = 2;
+
+/// After how many ticks without a leader a member stands for election, at least.
+pub const ELECTION_TICKS: usize = 10;
+
+/// The most bytes of entries in one message, beyond the first.
+const MESSAGE_MAX_BYTES: u64 = 512 << 10;
+
+/// The most appends that are under way to one member.
+const INFLIGHT_COUNT: usize = 128;
+
+/// Marks entries of [`EntryKind::Proposal`] in Raft's own type, which has no kinds of its own for them.
+const PROPOSAL_MARK: &[u8] = &[1];
+
+/// With what a machine begins its life.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    /// Its Raft id.
+    pub raft_id: u64,
+    /// The last entry that the loaded state includes, by index and term; zeros without a snapshot.
+    pub base: (u64, u64),
+    /// The membership after that entry.
+    pub conf_state: ConfState,
+    /// The durable entries after it.
+    pub entries: Vec<Entry>,
+    /// The durable hard state.
+    pub hard_state: HardState,
+}
+
+/// The machine.
+pub struct RaftCore {
+    node: RawNode<LogStore>,
+    conf_state: ConfState,
+    /// The term that is durable: a leader's messages of a later one have to wait.
+    durable_term: u64,
+    /// The terms of works that are not durable yet.
+    terms: Vec<(u64, u64)>,
+}
+
+impl RaftCore {
+    /// # Panics
+    /// If the beginning contradicts itself, which the storage has checked.
+    pub fn new(beginning: Beginning) -> Self {
+        let Beginning { raft_id, base, conf_state, entries, hard_state } = beginning;
+        let last = entries.last().map_or(base.0, |entry| entry.index);
+        let hard = RaftHardState {
+            term: hard_state.term.max(base.1),
+            vote: if hard_state.term >= base.1 { hard_state.vote } else { 0 },
+            commit: hard_state.commit.clamp(base.0, last),
+            ..RaftHardState::default()
+        };
+        let durable_term = hard.term;
+        let store = LogStore::new(base, entries.into_iter().map(to_raft_entry).collect(), hard, to_raft_conf(&conf_state));
+        // The library draws its election time-out at random, outside the seed: one apart leaves it no choice. The members differ, and the driver's
+        // ticks are drawn from the runtime.
+        let ticks = ELECTION_TICKS + 2 * (raft_id % 5) as usize;
+        let config = Config {
+            id: raft_id,
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            applied: base.0,
+            max_size_per_msg: MESSAGE_MAX_BYTES,
+            max_inflight_msgs: INFLIGHT_COUNT,
+            check_quorum: true,
+            pre_vote: true,
+            min_election_tick: ticks,
+            max_election_tick: ticks + 1,
+            ..Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&config, store, &logger).expect("the configuration is valid");
+        Self { node, conf_state, durable_term, terms: Vec::new() }
+    }
+}
+
+impl Consensus for RaftCore {
+    fn tick(&mut self) {
+        self.node.tick();
+    }
+
+    fn step(&mut self, message: RaftMessage) {
+        if let Some(message) = to_raft_message(message) {
+            // Answers of members that are none any more, and what a stopped follower refuses: nothing to be done about either.
+            let _ = self.node.step(message);
+        }
+    }
+
+    fn propose(&mut self, data: Bytes) -> Result<(), NotTaken> {
+        if self.node.raft.state != StateRole::Leader {
+            return Err(NotTaken); // The library would forward it, and nobody would know whether it arrived.
+        }
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.node.raft.id;
+        message.set_entries(vec![RaftEntry { data, context: Bytes::from_static(PROPOSAL_MARK), ..RaftEntry::default() }].into());
+        self.node.raft.step(message).map_err(|_| NotTaken)
+    }
+
+    fn propose_change(&mut self, change: &Change) -> Result<(), NotTaken> {
+        if self.node.raft.state != StateRole::Leader {
+            return Err(NotTaken);
+        }
+        let (kind, id, record) = match change {
+            Change::AddLearner(id, record) => (ConfChangeType::AddLearnerNode, *id, Some(record)),
+            Change::AddVoter(id, record) => (ConfChangeType::AddNode, *id, Some(record)),
+            Change::Remove(id) => (ConfChangeType::RemoveNode, *id, None),
+        };
+        let mut raw = ConfChange { node_id: id, ..ConfChange::default() };
+        raw.set_change_type(kind);
+        if let Some(record) = record {
+            raw.context = codec::encode(record).map_err(|_| NotTaken)?.into();
+        }
+        self.node.propose_conf_change(Vec::new(), raw).map_err(|_| NotTaken)
+    }
+
+    fn read_index(&mut self, context: Bytes) {
+        self.node.read_index(context.to_vec());
+    }
+
+    fn campaign(&mut self) {
+        let _ = self.node.campaign();
+    }
+
+    fn transfer_leadership(&mut self, to: u64) {
+        self.node.transfer_leader(to);
+    }
+
+    fn take_work(&mut self) -> Option<Work> {
+        if !self.node.has_ready() {
+            return None;
+        }
+        let mut ready = self.node.ready();
+        let mut work = Work { number: ready.number(), must_sync: ready.must_sync(), ..Work::default() };
+        work.hard_state = ready.hs().map(|hard| HardState { term: hard.term, vote: hard.vote, commit: hard.commit });
+        let term = self.node.raft.term;
+        if work.must_sync {
+            self.terms.push((work.number, term));
+        }
+        let now = ready.take_messages();
+        let mut after = ready.take_persisted_messages();
+        let mut early = Vec::new();
+        if self.durable_term == term {
+            early = now;
+            // These promise nothing that waits for the disk: a leader must hear of a follower although its disk is slow.
+            let promises_nothing = |message: &mut Message| matches!(message.get_msg_type(), MessageType::MsgHeartbeatResponse | MessageType::MsgReadIndex);
+            early.extend(after.extract_if(.., promises_nothing));
+        } else {
+            // A member that is the only voter leads before its own term is durable; its learners must not hear of that term before.
+            after.splice(0..0, now);
+        }
+        work.messages_now = early.into_iter().filter_map(from_raft_message).collect();
+        work.messages_after = after.into_iter().filter_map(from_raft_message).collect();
+        work.reads = ready.take_read_states().into_iter().map(|read| (read.index, Bytes::from(read.request_ctx))).collect();
+        if !ready.snapshot().is_empty() {
+            let metadata = ready.snapshot().get_metadata().clone();
+            work.snapshot = Some(from_metadata(&metadata));
+            self.conf_state = from_raft_conf(metadata.get_conf_state());
+            self.node.mut_store().install(metadata.index, metadata.term, metadata.get_conf_state().clone());
+        }
+        let entries = ready.take_entries();
+        self.node.mut_store().append(&entries);
+        work.entries = entries.into_iter().map(from_raft_entry).collect();
+        work.committed = ready.take_committed_entries().into_iter().map(from_raft_entry).collect();
+        self.node.advance_append_async(ready);
+        Some(work)
+    }
+
+    fn persisted(&mut self, number: u64) {
+        while let Some((_, term)) = self.terms.first().filter(|(of, _)| *of <= number).copied() {
+            self.durable_term = self.durable_term.max(term);
+            self.terms.remove(0);
+        }
+        self.node.on_persist_ready(number);
+    }
+
+    fn applied(&mut self, index: u64) {
+        self.node.mut_store().set_applied(index);
+        self.node.advance_apply_to(index);
+    }
+
+    fn apply_change(&mut self, change: &Change) -> ConfState {
+        let (kind, id) = match change {
+            Change::AddLearner(id, _) if self.conf_state.voters.contains(id) => return self.conf_state.clone(),
+            Change::Remove(id) if self.conf_state.voters == [*id] => return self.conf_state.clone(),
+            Change::AddLearner(id, _) => (ConfChangeType::AddLearnerNode, *id),
+            Change::AddVoter(id, _) => (ConfChangeType::AddNode, *id),
+            Change::Remove(id) => (ConfChangeType::RemoveNode, *id),
+        };
+        let mut raw = ConfChange { node_id: id, ..ConfChange::default() };
+        raw.set_change_type(kind);
+        if let Ok(conf_state) = self.node.apply_conf_change(&raw) {
+            self.conf_state = from_raft_conf(&conf_state);
+            self.node.mut_store().set_conf_state(conf_state);
+        }
+        self.conf_state.clone()
+    }
+
+    fn change_of(&self, entry: &Entry) -> Option<Change> {
+        if entry.kind != EntryKind::ConfChange {
+            return None;
+        }
+        let raw = ConfChange::parse_from_bytes(&entry.data).ok()?;
+        let record = || codec::decode::<MemberRecord>(&raw.context).unwrap_or_default();
+        Some(match raw.get_change_type() {
+            ConfChangeType::AddNode => Change::AddVoter(raw.node_id, record()),
+            ConfChangeType::AddLearnerNode => Change::AddLearner(raw.node_id, record()),
+            ConfChangeType::RemoveNode => Change::Remove(raw.node_id),
+        })
+    }
+
+    fn compact(&mut self, index: u64) {
+        self.node.mut_store().compact(index);
+    }
+
+    fn snapshot_sent(&mut self, member: u64, arrived: bool) {
+        self.node.report_snapshot(member, if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+    }
+
+    fn unreachable(&mut self, member: u64) {
+        self.node.report_unreachable(member);
+    }
+
+    fn leadership(&self) -> Leadership {
+        let raft = &self.node.raft;
+        Leadership { term: raft.term, leader: raft.leader_id, is_leader: raft.state == StateRole::Leader }
+    }
+
+    fn committed(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    fn conf_state(&self) -> &ConfState {
+        &self.conf_state
+    }
+
+    fn progress(&self, member: u64) -> Option<Progress> {
+        let progress = self.node.raft.prs().get(member)?;
+        Some(Progress { matched: progress.matched, is_active: progress.recent_active })
+    }
+
+    fn log_range(&self) -> (u64, u64) {
+        let raft_log = &self.node.raft.raft_log;
+        (raft_log.store.first_index().unwrap_or(1), raft_log.last_index())
+    }
+}
+
+fn to_raft_entry(entry: Entry) -> RaftEntry {
+    let mut raw = RaftEntry { term: entry.term, index: entry.index, data: entry.data, ..RaftEntry::default() };
+    match entry.kind {
+        EntryKind::Normal => {}
+        EntryKind::Proposal => raw.context = Bytes::from_static(PROPOSAL_MARK),
+        EntryKind::ConfChange => raw.set_entry_type(EntryType::EntryConfChange),
+        EntryKind::ConfChangeV2 => raw.set_entry_type(EntryType::EntryConfChangeV2),
+    }
+    raw
+}
+
+fn from_raft_entry(raw: RaftEntry) -> Entry {
+    let kind = match raw.get_entry_type() {
+        EntryType::EntryNormal if raw.context.is_empty() => EntryKind::Normal,
+        EntryType::EntryNormal => EntryKind::Proposal,
+        EntryType::EntryConfChange => EntryKind::ConfChange,
+        EntryType::EntryConfChangeV2 => EntryKind::ConfChangeV2,
+    };
+    Entry { term: raw.term, index: raw.index, kind, data: raw.data }
+}
+
+fn to_raft_conf(conf_state: &ConfState) -> RaftConfState {
+    RaftConfState { voters: conf_state.voters.clone(), learners: conf_state.learners.clone(), ..RaftConfState::default() }
+}
+
+fn from_raft_conf(raw: &RaftConfState) -> ConfState {
+    let (mut voters, mut learners) = (raw.voters.clone(), raw.learners.clone());
+    // The library keeps them in hash sets.
+    voters.sort_unstable();
+    learners.sort_unstable();
+    ConfState { voters, learners }
+}
+
+fn from_metadata(raw: &SnapshotMetadata) -> SnapshotMeta {
+    SnapshotMeta { index: raw.index, term: raw.term, conf_state: from_raft_conf(raw.get_conf_state()), last_zxid: 0 }
+}
+
+/// Every kind that goes between members, by the number that stands in our own messages: theirs.
+const KINDS: [MessageType; 15] = [
+    MessageType::MsgAppend,
+    MessageType::MsgAppendResponse,
+    MessageType::MsgRequestVote,
+    MessageType::MsgRequestVoteResponse,
+    MessageType::MsgSnapshot,
+    MessageType::MsgHeartbeat,
+    MessageType::MsgHeartbeatResponse,
+    MessageType::MsgUnreachable,
+    MessageType::MsgSnapStatus,
+    MessageType::MsgTransferLeader,
+    MessageType::MsgTimeoutNow,
+    MessageType::MsgReadIndex,
+    MessageType::MsgReadIndexResp,
+    MessageType::MsgRequestPreVote,
+    MessageType::MsgRequestPreVoteResponse,
+];
+
+/// The number of the kind that announces a snapshot, in [`RaftMessage::kind`].
+pub const SNAPSHOT_KIND: u8 = MessageType::MsgSnapshot as u8;
+
+fn to_raft_message(message: RaftMessage) -> Option<Message> {
+    let kind = *KINDS.iter().find(|kind| **kind as u8 == message.kind)?;
+    let mut raw = Message {
+        to: message.to,
+        from: message.from,
+        term: message.term,
+        log_term: message.log_term,
+        index: message.index,
+        commit: message.commit,
+        commit_term: message.commit_term,
+        request_snapshot: message.request_snapshot,
+        reject: message.reject,
+        reject_hint: message.reject_hint,
+        context: message.context,
+        priority: message.priority,
+        ..Message::default()
+    };
+    raw.set_msg_type(kind);
+    raw.set_entries(message.entries.into_iter().map(to_raft_entry).collect::<Vec<_>>().into());
+    if let Some(meta) = message.snapshot {
+        let metadata = raw.mut_snapshot().mut_metadata();
+        (metadata.index, metadata.term) = (meta.index, meta.term);
+        metadata.set_conf_state(to_raft_conf(&meta.conf_state));
+    }
+    Some(raw)
+}
+
+fn from_raft_message(mut raw: Message) -> Option<RaftMessage> {
+    let kind = raw.get_msg_type();
+    if !KINDS.contains(&kind) {
+        return None;
+    }
+    let snapshot = (kind == MessageType::MsgSnapshot).then(|| from_metadata(raw.get_snapshot().get_metadata()));
+    Some(RaftMessage {
+        kind: kind as u8,
+        to: raw.to,
+        from: raw.from,
+        term: raw.term,
+        log_term: raw.log_term,
+        index: raw.index,
+        entries: raw.take_entries().into_iter().map(from_raft_entry).collect(),
+        commit: raw.commit,
+        commit_term: raw.commit_term,
+        snapshot,
+        request_snapshot: raw.request_snapshot,
+        reject: raw.reject,
+        reject_hint: raw.reject_hint,
+        context: raw.context,
+        priority: raw.priority,
+    })
+}
