@@ -173,12 +173,15 @@ impl<R: Runtime> Connection<R> {
                     if last_active + self.idle <= now && self.in_flight.is_empty() {
                         return Ended::Idle;
                     }
-                    let stalled = last_active + STALLED <= now && self.input.chunk.is_some() && !self.input.growing;
+                    // Not its peer's fault if it is not read, or waits for memory itself.
+                    let stalled = last_active + STALLED <= now && may_read && self.input.chunk.is_some() && !self.input.growing;
                     if stalled && self.broker.chunks().is_short() {
+                        self.finish(FINISH_BEFORE_CLOSE).await;
                         let what = format!("{STALLED:?} without more of a frame that had begun, while memory for requests (queued.max.request.bytes) is short");
                         return Ended::Protocol(what);
                     }
-                    idle.reset((last_active + period).max(now + Duration::from_millis(100)));
+                    let idle_at = last_active + self.idle;
+                    idle.reset(if idle_at > now { idle_at.min(now + period) } else { now + period });
                 }
             }
         }
@@ -352,6 +355,7 @@ impl<R: Runtime> Input<R> {
     /// Reads what there is, at least one byte; 0 at the end of the stream. While nothing is there, an input without a partial frame holds no
     /// chunk. Must not be called while [`Input::has_frame`]. Cancelling it loses nothing.
     async fn fill(&mut self, pool: &super::buffers::ChunkPool) -> Result<usize, Ended> {
+        self.growing = false;
         let needed = self.announced()?.map_or(4, |length| 4 + length);
         if self.chunk.as_ref().is_some_and(|chunk| chunk.buffer.is_empty())
             && let Some(chunk) = self.chunk.take()

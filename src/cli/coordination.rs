@@ -8,7 +8,6 @@ use crate::cli::connect::{asked_to_end, run_client};
 use crate::cli::output::{Failure, stdout};
 use crate::coordination::acl::Acl;
 use crate::coordination::client::{Client, ClientError};
-use crate::coordination::lifetime::Lifetime;
 use crate::coordination::op::{ANY_VERSION, CreateMode, ErrorCode, EventKind, Stat};
 use crate::coordination::watch::WatchKind;
 use crate::runtime::HostPort;
@@ -223,13 +222,7 @@ async fn stat(runtime: TokioRuntime, args: Get) -> Result<(), Failure> {
     Ok(client.close().await?)
 }
 
-fn described(stat: &Stat) -> [(&'static str, String); 12] {
-    let lives = match Lifetime::from_owner(stat.ephemeral_owner) {
-        Lifetime::Persistent => "until deleted".to_owned(),
-        Lifetime::Ephemeral { session } => format!("as long as session {session:#x}"),
-        Lifetime::Container => "until its last child is deleted".to_owned(),
-        Lifetime::Ttl { ttl_ms } => format!("{ttl_ms} ms after its last change"),
-    };
+fn described(stat: &Stat) -> [(&'static str, String); 11] {
     [
         ("czxid", format!("{:#x}", stat.czxid)),
         ("ctime", format!("{} ms since 1970", stat.ctime_ms)),
@@ -242,7 +235,6 @@ fn described(stat: &Stat) -> [(&'static str, String); 12] {
         ("ephemeralOwner", format!("{:#x}", stat.ephemeral_owner)),
         ("dataLength", stat.data_length.to_string()),
         ("numChildren", stat.num_children.to_string()),
-        ("lives", lives),
     ]
 }
 

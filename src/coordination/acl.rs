@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(resolve(&[Acl::open()], &identities), Some(None));
         assert_eq!(resolve(&[Acl::open(), Acl::open()], &identities), Some(None), "no entry twice");
         let auth = Acl::new(perms::ALL, AUTH, "");
-        assert_eq!(resolve(&[auth.clone()], &identities), Some(Some([Acl { perms: perms::ALL, id: bob }].into())));
+        assert_eq!(resolve(std::slice::from_ref(&auth), &identities), Some(Some([Acl { perms: perms::ALL, id: bob }].into())));
         assert_eq!(resolve(&[auth], &identities[..1]), None, "an address is no authentication");
         assert_eq!(resolve(&[], &identities), None);
         for (scheme, id) in [("world", "someone"), ("digest", "bob"), ("ip", "here"), ("x509", "cn"), ("super", "")] {

@@ -37,7 +37,7 @@ pub(super) struct Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     /// Its session has ended.
-    SessionEnded,
+    Expired,
     /// Its client came back over another connection.
     Superseded,
     /// It did not read its events.
@@ -215,7 +215,7 @@ impl Hub {
         let mut state = self.lock();
         state.sessions.ended(session);
         if let Some(watcher) = state.by_session.get(&session).copied() {
-            state.end(watcher, Ended::SessionEnded);
+            state.end(watcher, Ended::Expired);
         }
     }
 
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!((*first.ended.borrow(), *second.ended.borrow()), (Some(Ended::Superseded), None));
         drop(first);
         hub.session_ended(1);
-        assert_eq!(*second.ended.borrow(), Some(Ended::SessionEnded));
+        assert_eq!(*second.ended.borrow(), Some(Ended::Expired));
         drop(second);
         assert!(hub.lock().peers.is_empty() && hub.lock().by_session.is_empty());
     }

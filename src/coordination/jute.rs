@@ -236,6 +236,14 @@ impl Writer {
         self.bytes.put_slice(value);
     }
 
+    /// A `buffer`, or null.
+    pub fn optional_buffer(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.buffer(value),
+            None => self.int(-1),
+        }
+    }
+
     /// A `ustring`.
     pub fn string(&mut self, value: &str) {
         self.buffer(value.as_bytes());

@@ -1,6 +1,6 @@
-//! How long a znode lives, and how ZooKeeper puts that into the one number `ephemeralOwner`.
+//! How long a znode lives, and how ZooKeeper stores that in one number. Clients are told the number of a session, and 0 for all else.
 //!
-//! | `ephemeralOwner` | the znode |
+//! | number | the znode |
 //! |---|---|
 //! | 0 | lives until it is deleted |
 //! | `0x8000000000000000` | is a container |
@@ -40,7 +40,7 @@ impl Lifetime {
         (1..=TTL_MAX_MS).contains(&ttl_ms).then_some(Self::Ttl { ttl_ms })
     }
 
-    /// What the number in a stat means. An extended kind that does not exist is taken for a session, as ZooKeeper does.
+    /// What the number means. An extended kind that does not exist is taken for a session, as ZooKeeper does.
     pub const fn from_owner(owner: i64) -> Self {
         match owner {
             0 => Self::Persistent,
@@ -50,7 +50,7 @@ impl Lifetime {
         }
     }
 
-    /// The number in a stat.
+    /// The number.
     pub const fn owner(self) -> i64 {
         match self {
             Self::Persistent => 0,
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn numbers_are_zookeepers() {
-        // As `stat` of a ZooKeeper with extendedTypesEnabled shows them.
+        // As ZooKeeper's EphemeralType has them.
         assert_eq!(Lifetime::Container.owner(), i64::MIN);
         assert_eq!(Lifetime::Ttl { ttl_ms: 10_000 }.owner() as u64, 0xff00_0000_0000_2710);
         for lifetime in [Lifetime::Persistent, Lifetime::Container, Lifetime::Ttl { ttl_ms: TTL_MAX_MS }, Lifetime::Ephemeral { session: 0x100_0000 }] {

@@ -391,7 +391,7 @@ pub struct Stat {
     pub cversion: i32,
     /// How often its ACL was changed.
     pub aversion: i32,
-    /// The session that it ends with, or 0; what ends with no session and not by a client alone is encoded here too: [`Lifetime`].
+    /// The session that it ends with, or 0.
     pub ephemeral_owner: i64,
     /// The length of its content in bytes.
     pub data_length: i32,

@@ -27,6 +27,9 @@ pub use self::stored::{Items, Restore, RestoreError, SnapshotItem};
 /// The znode that names the members; its ACL is not the open one to begin with.
 const CONFIG: &str = "/zookeeper/config";
 
+/// The version of that ACL before anybody set another one.
+const CONFIG_AVERSION: i32 = -1;
+
 /// A znode. `created_children_count` is what ZooKeeper stores as cversion; [`Stat::cversion`] is derived from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Node {
@@ -59,7 +62,8 @@ impl Node {
             // ZooKeeper stores the count of creations and reports creations plus deletions, which is this.
             cversion: self.created_children_count.wrapping_mul(2).wrapping_sub(self.child_count()),
             aversion: self.aversion,
-            ephemeral_owner: self.ephemeral_owner,
+            // What else lives for a while only is not told: clients would take it for a session's.
+            ephemeral_owner: if Lifetime::from_owner(self.ephemeral_owner).is_ephemeral() { self.ephemeral_owner } else { 0 },
             data_length: self.data.as_ref().map_or(0, |data| i32::try_from(data.len()).unwrap_or(i32::MAX)),
             num_children: self.child_count(),
             pzxid: self.pzxid,
@@ -146,7 +150,7 @@ impl Tree {
     /// An empty tree with ZooKeeper's own znodes, all of whose counts are zero: the root's cversion is −1 as in ZooKeeper.
     pub fn new() -> Self {
         let leaf = || Arc::new(Node { data: Some(Bytes::new()), ..Node::default() });
-        let config = Arc::new(Node { acl: default_acl(CONFIG), ..Node::clone(&leaf()) });
+        let config = Arc::new(Node { acl: default_acl(CONFIG), aversion: CONFIG_AVERSION, ..Node::clone(&leaf()) });
         let zookeeper = Node { children: BTreeMap::from([("config".into(), config), ("quota".into(), leaf())]), ..Node::clone(&leaf()) };
         let root = Node { children: BTreeMap::from([("zookeeper".into(), Arc::new(zookeeper))]), ..Node::clone(&leaf()) };
         let mut tree = Self { root: Arc::new(root), ..Self::bare() };
@@ -238,6 +242,11 @@ impl Tree {
     /// A znode's content and stat.
     pub fn get(&self, path: &str) -> Option<NodeView> {
         self.node(path).map(|node| NodeView { data: node.data.clone().unwrap_or_default(), stat: node.stat() })
+    }
+
+    /// A znode's content, which may be none, and its stat.
+    pub fn content(&self, path: &str) -> Option<(Option<Bytes>, Stat)> {
+        self.node(path).map(|node| (node.data.clone(), node.stat()))
     }
 
     /// A znode's stat.
@@ -371,7 +380,7 @@ impl Tree {
         let (parent_path, name) = path::split(path).expect("prepared: not the root");
         self.node_count += 1;
         self.data_bytes += node_bytes(path, node.data.as_ref());
-        let (stat, acl, zxid) = (node.stat(), node.acl.clone(), node.czxid);
+        let (stat, acl, zxid, owner) = (node.stat(), node.acl.clone(), node.czxid, node.ephemeral_owner);
         let parent = self.node_mut(parent_path).expect("prepared: the parent exists");
         let before = parent.children.insert(name.into(), Arc::new(node));
         assert!(before.is_none(), "prepared: the znode does not exist");
@@ -379,7 +388,7 @@ impl Tree {
         parent.pzxid = zxid;
         let parent_acl = parent.acl.clone();
         let path: Arc<str> = path.into();
-        self.born(&path, stat.ephemeral_owner).expect("prepared: the session exists");
+        self.born(&path, owner).expect("prepared: the session exists");
         events.push(Event { path, kind: EventKind::Created, acl });
         events.push(Event { path: parent_path.into(), kind: EventKind::ChildrenChanged, acl: parent_acl });
         stat

@@ -160,8 +160,8 @@ fn containers_and_times_to_live_have_zookeepers_owners_and_end_when_idle() {
     apply(&mut tree, &at(0, create("/t/child", CreateMode::Persistent)));
     let named = apply(&mut tree, &at(500, create("/s-", CreateMode::TtlSequential { ttl_ms: 10 })));
     assert!(matches!(&named.outcome.unwrap()[..], [OperationResult::Created { path, .. }] if path == "/s-0000000002"));
-    assert_eq!(tree.stat("/c").unwrap().ephemeral_owner, i64::MIN);
-    assert_eq!(tree.stat("/t").unwrap().ephemeral_owner as u64, 0xff00_0000_0000_03e8);
+    let owner = |path: &str| (tree.node(path).unwrap().ephemeral_owner as u64, tree.stat(path).unwrap().ephemeral_owner);
+    assert_eq!((owner("/c"), owner("/t")), ((1 << 63, 0), (0xff00_0000_0000_03e8, 0)), "stored, and told");
     assert_eq!(tree.idle(5_000, 0), ["/s-0000000002".into()], "a container is in use until its first child has gone, and a parent is not idle");
     assert_eq!(tree.idle(5_000, 4_999), ["/c".into(), "/s-0000000002".into()], "unless it was never used for long");
     apply(&mut tree, &at(600, create("/c/x", CreateMode::Persistent)));
@@ -218,6 +218,22 @@ fn acls_are_checked_where_zookeeper_checks_them() {
     assert_eq!((stat.version, stat.aversion, stat.mzxid < tree.last_zxid() + 1), (2, 1, true));
     assert_eq!(code_of(&mut tree, Operation::set("/zookeeper/config", &b""[..], -1)), no_auth, "everyone may read the configuration, nobody may write it");
     apply(&mut tree, &one(Operation::set("/x", &b"3"[..], 2))).outcome.expect("the process itself may do everything");
+}
+
+#[test]
+fn the_configurations_acl_has_zookeepers_version_over_every_snapshot() {
+    let again = |tree: &Tree| {
+        let mut restore = Restore::default();
+        tree.items().for_each(|item| restore.push(item).unwrap());
+        restore.finish(tree.last_zxid()).unwrap()
+    };
+    let mut tree = Tree::new();
+    assert_eq!(tree.stat(CONFIG).unwrap().aversion, -1);
+    assert_eq!(again(&tree), tree);
+    let set = Operation::SetAcl { path: CONFIG.into(), acl: acl::entries(&acl::read_only()), version: -1 };
+    apply(&mut tree, &as_client(&[Identity::superuser()], vec![set])).outcome.unwrap();
+    assert_eq!(tree.stat(CONFIG).unwrap().aversion, 0);
+    assert_eq!(again(&tree), tree);
 }
 
 fn code_of(tree: &mut Tree, operation: Operation) -> Option<ErrorCode> {
@@ -532,7 +548,8 @@ proptest! {
             prop_assert_eq!(view.stat.cversion, node.creations + node.deletions - root);
             prop_assert_eq!(view.stat.num_children, model.children(path.trim_end_matches('/')) as i32 + root);
             let stat = (view.stat.version, view.stat.mzxid, view.stat.pzxid, view.stat.ephemeral_owner);
-            prop_assert_eq!(stat, (node.version, node.mzxid, node.pzxid, node.owner));
+            let owner = if Lifetime::from_owner(node.owner).is_ephemeral() { node.owner } else { 0 };
+            prop_assert_eq!(stat, (node.version, node.mzxid, node.pzxid, owner));
             let (acl, stat) = tree.acl(path).unwrap();
             prop_assert_eq!((acl, stat.aversion, stat.mtime_ms), (node.acl.clone(), node.aversion, node.mtime));
             prop_assert_eq!(tree.descendant_count(path).unwrap() as usize, model.nodes.keys().filter(|other| other.starts_with(&format!("{}/", path.trim_end_matches('/')))).count() + 3 * root as usize);

@@ -88,6 +88,10 @@ impl<R: Runtime> Log<R> {
         if writer.uncertain {
             self.cut_back(writer).await?;
         }
+        if writer.making.is_some() {
+            self.unmake(writer).await;
+            self.check_online()?;
+        }
         let end_before = writer.end_offset;
         let headers = match leader_epoch {
             Some(leader_epoch) => match self.check_producers(&writer.producers, batches)? {
@@ -258,6 +262,17 @@ impl<R: Runtime> Log<R> {
         if writer.position > 0 { self.roll_to(&mut writer, base_offset).await } else { Ok(()) }
     }
 
+    /// Removes the file of a segment that came to nothing: the next append may go on in the old segment.
+    async fn unmake(&self, writer: &mut Writer<R>) {
+        let Some(path) = &writer.making else { return };
+        match self.inner.rt.disk().remove_file(path).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                self.fail(format!("{} was made in vain and could not be removed: {error}. Restart the broker when the disk is well", path.display()));
+            }
+            _ => writer.making = None,
+        }
+    }
+
     /// Begins a new segment at `base_offset`. The old one is handed to the flusher: the durable end cannot pass it unsynced, nor the new
     /// one before its name is on disk.
     pub(super) async fn roll_to(&self, writer: &mut Writer<R>, base_offset: i64) -> Result<(), LogError> {
@@ -265,7 +280,8 @@ impl<R: Runtime> Log<R> {
         let config = self.config();
         assert!(base_offset >= writer.end_offset && !writer.uncertain);
         let path = inner.path.join(file_name(base_offset, LOG_SUFFIX));
-        // First what may fail.
+        // First what may fail. Whether it does or this call is dropped, the next one removes what is left.
+        writer.making = Some(path.clone());
         let make = async {
             let file = inner.rt.disk().open(&path, Open::Create).await?;
             // An earlier attempt that failed after this point left it empty; anything else is cut.
@@ -281,19 +297,11 @@ impl<R: Runtime> Log<R> {
         let file = match make.await {
             Ok(file) => file,
             Err(error) => {
-                // The next append may go on in the old segment: then a file that begins within it must not be there.
-                match inner.rt.disk().remove_file(&path).await {
-                    Err(left) if left.kind() != std::io::ErrorKind::NotFound => {
-                        self.fail(format!(
-                            "{} was made in vain ({error}) and could not be removed: {left}. Restart the broker when the disk is well",
-                            path.display()
-                        ));
-                    }
-                    _ => {}
-                }
+                self.unmake(writer).await;
                 return Err(LogError::io(&path, error));
             }
         };
+        writer.making = None;
         inner.new_names.store(true, Ordering::Release);
         let was_empty = writer.position == 0;
         if was_empty {

@@ -411,8 +411,13 @@ impl<R: Runtime> LogManager<R> {
         let path = dir.path.join(partition.to_string());
         let disk = inner.rt.disk();
         let io = |error| LogError::io(&path, error);
-        for dir in inner.dirs.iter().filter(|dir| dir.failure().is_none()) {
-            dir.forget_offsets(partition).await?;
+        for other in inner.dirs.iter().filter(|dir| dir.failure().is_none()) {
+            match other.forget_offsets(partition).await {
+                Err(error) if Arc::ptr_eq(other, dir) => return Err(error.into()),
+                // An entry there names no log of that directory.
+                Err(error) => tracing::warn!(%error, %partition, "a checkpoint of another log directory still speaks of a deleted partition"),
+                Ok(()) => {}
+            }
         }
         disk.create_dir(&path).await.map_err(io)?;
         let metadata = text_bytes(partition_metadata::encode(topic_id));

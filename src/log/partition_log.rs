@@ -121,6 +121,8 @@ pub(super) struct Writer<R: Runtime> {
     pub position: u64,
     /// Whether the file may have bytes behind `position`: a write failed, or its future was dropped.
     pub uncertain: bool,
+    /// A segment that is being made. If that came to no end its file must go before the log goes on: it would lie within the segment that grows.
+    pub making: Option<PathBuf>,
     /// Greatest timestamp of the active segment.
     pub max_time: TimeEntry,
     /// Timestamp that `segment.ms` counts from: the first batch's; `None` while the segment is empty.

@@ -650,6 +650,7 @@ impl<R: Runtime> Recovery<'_, R> {
             end_offset,
             position,
             uncertain: false,
+            making: None,
             max_time,
             first_timestamp: first_timestamp.filter(|_| position > 0),
             created_ms: self.rt.unix_ms(),

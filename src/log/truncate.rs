@@ -31,7 +31,8 @@ impl<R: Runtime> Log<R> {
         let _no_flush = self.flush_lock().lock().await;
         let _no_checkpoint = inner.checkpoint_lock.lock().await;
         self.lower_ends(offset);
-        for kind in [CheckpointKind::RecoveryPoint, CheckpointKind::HighWatermark] {
+        // The log start too: what is read anew below forgets the epochs before it.
+        for kind in [CheckpointKind::RecoveryPoint, CheckpointKind::HighWatermark, CheckpointKind::LogStart] {
             if let Err(error) = inner.dir.write_checkpoint(kind).await {
                 // Nothing is cut: the next flush raises the ends again.
                 self.mark_dirty();

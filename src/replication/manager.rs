@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use futures_util::StreamExt;
 use uuid::Uuid;
 
 use crate::config::topic::TopicConfig;
@@ -15,9 +14,6 @@ use crate::replication::log_config::log_config;
 use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
 use crate::topic_partition::TopicPartition;
-
-/// New logs that are opened at a time.
-const OPENED_AT_ONCE: usize = 16;
 
 /// The replicas of one topic on this broker.
 pub struct TopicReplicas<R: Runtime> {
@@ -112,10 +108,13 @@ impl<R: Runtime> ReplicaManager<R> {
                     maps.by_name.remove(name);
                     maps.by_id.remove(&replicas.image.id);
                 }
-                for partition in replicas.partitions.iter().flatten() {
-                    partition.mark_deleted();
-                    if let Err(error) = self.logs.delete(partition.id()).await {
-                        tracing::error!(partition = %partition.id(), %error, "the partition of a deleted topic could not be deleted");
+                replicas.partitions.iter().flatten().for_each(|partition| partition.mark_deleted());
+                // Those that could not be opened too.
+                for number in 0..replicas.image.partition_count() {
+                    let id = TopicPartition::new(Arc::clone(name), number);
+                    self.offline.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                    if let Err(error) = self.logs.delete(&id).await {
+                        tracing::error!(partition = %id, %error, "the partition of a deleted topic could not be deleted");
                         failed.get_or_insert(PartitionError::Log(error));
                     }
                 }
@@ -128,14 +127,10 @@ impl<R: Runtime> ReplicaManager<R> {
             }
             let topic_config = (self.resolve)(topic);
             let config = log_config(&topic_config, self.producer_id_expiration_ms);
-            // Each new one costs a few syncs, which go together.
-            let following = topic.partitions.iter().enumerate().map(|(number, assigned)| {
-                let known = old.and_then(|old| old.partitions.get(number)).and_then(Option::as_ref);
-                self.follow(TopicPartition::new(Arc::clone(name), number as i32), topic.id, assigned, known, &config)
-            });
-            let mut following = futures_util::stream::iter(following.collect::<Vec<_>>()).buffered(OPENED_AT_ONCE);
             let mut partitions = Vec::with_capacity(topic.partitions.len());
-            while let Some(followed) = following.next().await {
+            for (number, assigned) in topic.partitions.iter().enumerate() {
+                let known = old.and_then(|old| old.partitions.get(number)).and_then(Option::as_ref);
+                let followed = self.follow(TopicPartition::new(Arc::clone(name), number as i32), topic.id, assigned, known, &config).await;
                 partitions.push(followed.unwrap_or_else(|error| {
                     failed.get_or_insert(error);
                     None

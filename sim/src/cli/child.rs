@@ -11,6 +11,9 @@ use ottla_sim::scenario::{RunOptions, Scenario};
 use ottla_sim::verdict::Verdict;
 use ottla_sim::world::Report;
 
+/// This very program, also after another was built in its place: a sweep is of one build.
+const THIS: &str = "/proc/self/exe";
+
 /// What came of a seed.
 pub(super) struct Outcome {
     pub report: Report,
@@ -18,6 +21,8 @@ pub(super) struct Outcome {
     pub text: String,
     /// How long it took.
     pub real_ms: u64,
+    /// Whether the process ended with a report of its own.
+    pub is_reported: bool,
 }
 
 /// How failures are told.
@@ -31,10 +36,9 @@ pub(super) struct Telling<'a> {
 /// Runs `ottla-sim run` with that seed. More than `patience` of real time is a liveness failure.
 #[allow(clippy::disallowed_methods, reason = "real processes and real time, around the simulations")]
 pub(super) fn run_seed(scenario: &dyn Scenario, options: &RunOptions, seed: u64, telling: &Telling, patience: Duration) -> Result<Outcome, String> {
-    let this = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
-    let fail = |error: std::io::Error| format!("{}: {error}", this.display());
+    let fail = |error: std::io::Error| format!("{THIS}: {error}");
     let start = Instant::now();
-    let mut child = Command::new(&this)
+    let mut child = Command::new(THIS)
         .args(["run", "--quiet", "--json", "--scenario", scenario.name(), "--seed", &seed.to_string(), "--events", &telling.events.to_string()])
         .arg("--capsules")
         .arg(telling.capsules)
@@ -62,6 +66,7 @@ pub(super) fn run_seed(scenario: &dyn Scenario, options: &RunOptions, seed: u64,
     let printed = reader.join().expect("reading does not panic").map_err(fail)?;
     let (text, last) = printed.trim_end().rsplit_once('\n').unwrap_or(("", printed.trim_end()));
     let parsed = serde_json::from_str::<Report>(last).ok();
+    let is_reported = status.is_some() && parsed.is_some();
     let (report, text) = match (status, parsed) {
         (Some(_), Some(report)) => (report, text.to_owned()),
         (status, _) => {
@@ -73,5 +78,5 @@ pub(super) fn run_seed(scenario: &dyn Scenario, options: &RunOptions, seed: u64,
             (Report::without_end(seed, verdict), text)
         }
     };
-    Ok(Outcome { report, text, real_ms: start.elapsed().as_millis() as u64 })
+    Ok(Outcome { report, text, real_ms: start.elapsed().as_millis() as u64, is_reported })
 }

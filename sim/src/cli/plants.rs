@@ -56,7 +56,9 @@ pub(super) fn run(arguments: &PlantsArgs) -> Result<u8, String> {
         let healthy = RunOptions { plant: None, ..options.clone() };
         let run = |options: &RunOptions, seed| -> Result<Report, String> {
             let telling = Telling { events: 0, capsules: &arguments.capsules };
-            Ok(child::run_seed(scenario, options, seed, &telling, PATIENCE)?.report)
+            let outcome = child::run_seed(scenario, options, seed, &telling, PATIENCE)?;
+            // What the machine did to a process says nothing about the plant.
+            if outcome.is_reported { Ok(outcome.report) } else { Err(outcome.text) }
         };
         let (mut seed, mut counts, mut last) = (arguments.from, Vec::new(), String::new());
         let mut checks = BTreeSet::new();

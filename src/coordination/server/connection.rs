@@ -324,7 +324,7 @@ impl<R: Runtime> Connection<R> {
         }
         self.inner.stats.lock().received += 1;
         if !self.inner.coordination.shared.hub.lock().sessions.touch(self.session, now_ms) {
-            return Err(Ended::ByService(hub::Ended::SessionEnded));
+            return Err(Ended::ByService(hub::Ended::Expired));
         }
         let wait = match protocol::decode_request(opcode, &mut body) {
             Err(Refused::Code(code)) => Wait::Turn(Err(code)),

@@ -150,9 +150,9 @@ fn exists(tree: &Tree, asker: &Asker<'_>, path: &str) -> Result<Stat, ErrorCode>
 
 fn data(tree: &Tree, asker: &Asker<'_>, path: &str, body: &mut Writer) -> Result<(), ErrorCode> {
     readable(tree, asker, path)?;
-    let view = tree.get(path).ok_or(ErrorCode::NoNode)?;
-    body.buffer(&view.data);
-    body.stat(&view.stat);
+    let (data, stat) = tree.content(path).ok_or(ErrorCode::NoNode)?;
+    body.optional_buffer(data.as_deref());
+    body.stat(&stat);
     Ok(())
 }
 

