@@ -15,7 +15,7 @@
 //! | [`replication`] | the partitions this broker holds: leader epoch, high watermark |
 //! | [`internal_topic`] | load, fence, append for the broker's own topics |
 //! | [`log`] | one partition on disk: segments, indexes, producer state, epochs, recovery, retention, flushing |
-//! | [`coordination`] | the znode tree, sessions, watches; its durable storage; ZooKeeper's protocol, server and client |
+//! | [`coordination`] | the znode tree, sessions, watches; consensus over one member or several; its durable log; ZooKeeper's protocol, server and client |
 //! | [`purgatory`] | requests that wait for a high watermark |
 //! | [`client`] | a small Kafka client over the runtime: the command line and simulated workloads use it |
 //! | [`record`], [`wire`] | record batches read in place; the Kafka protocol's frames and hot codecs |

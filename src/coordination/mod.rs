@@ -195,7 +195,7 @@ impl<R: Runtime> Coordination<R> {
         let lock = lock(&rt, dir).await?;
         let (storage, loaded) = storage::open(rt.clone(), dir).await?;
         let shared = Arc::new(Shared::new());
-        let prepared = start::alone(rt.clone(), storage, loaded, shared.clone(), options);
+        let prepared = start::alone(rt.clone(), storage, loaded, shared.clone(), options)?;
         let this = Self::run(rt, shared, prepared, lock);
         let (answer, ready) = oneshot::channel();
         if this.queue.send(Message::Ready { answer }).await.is_ok() {

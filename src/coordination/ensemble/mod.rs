@@ -82,3 +82,6 @@ pub trait Observer: Send + Sync + 'static {
     /// The member leads in that term; nobody else ever does.
     fn elected(&self, raft_id: u64, term: u64);
 }
+
+#[cfg(test)]
+mod tests;

@@ -252,7 +252,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 break;
             }
             let has_room = self.origin.waiting_count() < WAITING_MAX_COUNT && shut_down.is_empty();
-            let rests = self.is_alone() && self.leadership.is_leader;
+            let rests = self.rests();
             let is_idle = self.flush.is_none() && self.jobs.is_empty();
             let wakes_at = match (rests, is_idle && self.lazy_hard_state.is_some()) {
                 (true, true) => Some(self.rt.now() + IDLE),
@@ -303,7 +303,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                     }
                 }
             }
-            if !self.is_alone() || !self.leadership.is_leader {
+            if !self.rests() {
                 self.tick_if_due();
             }
         }
@@ -363,6 +363,9 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 self.look_after_members();
             }
         }
+        if self.tick_count.is_multiple_of(HOUSEKEEPING_TICKS) && self.flush.is_none() && self.jobs.is_empty() {
+            self.write_lazily();
+        }
         if let Some(ticks) = &mut self.ending_ticks {
             *ticks += 1;
             self.hand_over();
@@ -391,7 +394,10 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 let taken = self.change_members(change);
                 let _ = answer.send(taken);
             }
-            Message::Ready { answer } => self.ready.push(answer),
+            Message::Ready { answer } => {
+                self.ready.push(answer);
+                self.tell_ready();
+            }
             Message::Shutdown { done } => {
                 shut_down.push(done);
                 self.ending_ticks.get_or_insert(0);
@@ -403,8 +409,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     fn take_input(&mut self, input: PeerInput) {
         match input {
             PeerInput::Met(member, address) => {
-                // One that has just joined knows nobody before its first snapshot.
-                if !self.replicated.members.contains_key(&self.raft_id) && self.met.insert(member, address.clone()) != Some(address) {
+                if self.met.insert(member, address.clone()) != Some(address) {
                     self.tell_network();
                 }
             }

@@ -103,9 +103,12 @@ impl<A> Origin<A> {
     pub fn applied(&mut self, index: u64, payload: &Payload, executed: bool, nonce: u64) -> Option<A> {
         match payload {
             Payload::Register { origin, nonce: seen } if *origin == self.id => {
-                if *seen != self.nonce || self.phase == Phase::InDoubt {
-                    // One of an earlier doubt or life came late, and fences the current one.
-                    self.doubt(nonce);
+                if *seen != self.nonce {
+                    // One of an earlier doubt or life came late. It fences a registration that stands; one that is under way comes after it, or will be
+                    // missed: to answer each late one with another would never end.
+                    if self.phase == Phase::Registered {
+                        self.doubt(nonce);
+                    }
                     return None;
                 }
                 self.phase = Phase::Registered;

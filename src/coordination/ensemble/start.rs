@@ -22,7 +22,7 @@ use super::peer::{Answer, Question, Secret};
 use super::raft_core::{Beginning, RaftCore};
 use super::sessions::{NeverExpire, SessionWatch};
 use super::state::Replicated;
-use crate::coordination::storage::format::{ConfState, Identity, MemberRecord};
+use crate::coordination::storage::format::{ConfState, EntryKind, Identity, MemberRecord};
 use crate::coordination::storage::{self, Loaded, Storage, StorageError};
 use crate::coordination::tree::Tree;
 use crate::coordination::{Options, Shared};
@@ -107,8 +107,21 @@ fn position(loaded: Loaded) -> Position {
 }
 
 /// A member that is alone.
-pub(in crate::coordination) fn alone<R: Runtime>(rt: R, storage: Storage<R>, loaded: Loaded, shared: Arc<Shared>, options: Options) -> Prepared<R> {
+pub(in crate::coordination) fn alone<R: Runtime>(
+    rt: R,
+    storage: Storage<R>,
+    loaded: Loaded,
+    shared: Arc<Shared>,
+    options: Options,
+) -> Result<Prepared<R>, StorageError> {
+    let dir = storage.dir().to_owned();
     let Position { beginning, tree, replicated, server_id } = position(loaded);
+    // A change of the membership that the log holds is in no snapshot yet, and applied only later.
+    let has_changes = beginning.entries.iter().any(|entry| entry.kind == EntryKind::ConfChange);
+    if has_changes || beginning.conf_state.voters != [beginning.raft_id] || !beginning.conf_state.learners.is_empty() {
+        let others = replicated.members.values().map(|record| record.address.clone()).collect::<Vec<_>>().join(", ");
+        return Err(StorageError::NotAlone { dir, others });
+    }
     let (inbox, peers) = mpsc::channel(1);
     let parts = NodeParts {
         rt,
@@ -127,7 +140,7 @@ pub(in crate::coordination) fn alone<R: Runtime>(rt: R, storage: Storage<R>, loa
         observer: None,
         inbox,
     };
-    Prepared { node: Node::new(parts), peers, standing: None }
+    Ok(Prepared { node: Node::new(parts), peers, standing: None })
 }
 
 /// A member of an ensemble. It returns once the directory has a log of its own: for a new member, when the others have answered.

@@ -71,6 +71,17 @@ pub enum StorageError {
         /// What to do.
         remedy: String,
     },
+    /// The directory belongs to a member of an ensemble, and is opened as one that is alone.
+    #[error(
+        "the coordination directory '{dir}' belongs to a member of an ensemble ({others}); name its servers with 'server.N', or, if the others \
+         are lost for good, have this member go on alone"
+    )]
+    NotAlone {
+        /// The directory.
+        dir: PathBuf,
+        /// Where its members are.
+        others: String,
+    },
     /// A newer Ottla wrote the file.
     #[error("'{file}' has format version {version}, and this Ottla reads up to {FORMAT}; start the Ottla that wrote it, or a newer one")]
     NewerFormat {

@@ -125,7 +125,12 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             }
             return;
         }
-        if self.origin.is_registered() {
+        self.tell_ready();
+    }
+
+    /// Tells those who wait for it that a member that is alone serves: the sessions of its earlier life have ended before it registered.
+    pub(super) fn tell_ready(&mut self) {
+        if self.leadership.is_leader && !self.ends_old_sessions && self.origin.is_registered() {
             for ready in self.ready.drain(..) {
                 let _ = ready.send(());
             }

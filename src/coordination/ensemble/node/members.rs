@@ -13,11 +13,20 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     pub(super) fn tell_network(&self) {
         if let Some(network) = &self.network {
             let mut addresses: BTreeMap<u64, &str> = self.replicated.members.iter().map(|(id, record)| (*id, record.address.as_str())).collect();
-            if !addresses.contains_key(&self.raft_id) {
-                addresses.extend(self.met.iter().map(|(id, address)| (*id, address.as_str())));
+            // One that has just joined knows nobody, or not yet where a member is reached that was alone before.
+            let is_new = !addresses.contains_key(&self.raft_id);
+            for (id, address) in &self.met {
+                if addresses.get(id).map_or(is_new, |known| known.is_empty()) {
+                    addresses.insert(*id, address);
+                }
             }
             network.set_members(addresses.into_iter());
         }
+    }
+
+    /// Whether time need not pass: it leads, and nobody else is there or can come.
+    pub(super) fn rests(&self) -> bool {
+        self.network.is_none() && self.leadership.is_leader && self.is_alone()
     }
 
     /// Whether nobody else has a part: then time need not pass.
