@@ -55,8 +55,8 @@ impl<R: Runtime> WeakLog<R> {
     }
 }
 
-/// The active segment and its open half.
-type ActiveSegment<R> = (Arc<Segment<R>>, Arc<OpenSegment<R>>);
+/// A segment and its open half.
+pub(super) type PinnedSegment<R> = (Arc<Segment<R>>, Arc<OpenSegment<R>>);
 
 /// What all clones share.
 pub(super) struct Inner<R: Runtime> {
@@ -93,14 +93,14 @@ pub(super) struct Inner<R: Runtime> {
     /// Segments that were rolled and not synced since, oldest first.
     pub unsynced: Mutex<Vec<Arc<Segment<R>>>>,
     /// The active segment's open half, for the flusher.
-    pub active: RwLock<ActiveSegment<R>>,
+    pub active: RwLock<PinnedSegment<R>>,
     /// Whether files were made in the partition's directory that no sync of it covers yet.
     pub new_names: AtomicBool,
     /// When the oldest record that is not durable was written, for `flush.ms`.
     pub unflushed_since: Mutex<Option<Instant>>,
 
     /// Complete segments whose indexes could not be written when the log was opened: they come before the next checkpoint.
-    pub unindexed: Mutex<Vec<ActiveSegment<R>>>,
+    pub unindexed: Mutex<Vec<PinnedSegment<R>>>,
     /// Checkpoints that wait for the flush.
     pub checkpoints: Mutex<VecDeque<Checkpoint<R>>>,
     /// Held while a checkpoint is written.

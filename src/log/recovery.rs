@@ -27,7 +27,7 @@ use super::names::{
     DELETED_SUFFIX, INDEX_SUFFIX, LEADER_EPOCH_CHECKPOINT, LOG_SUFFIX, SNAPSHOT_SUFFIX, TEMP_SUFFIX, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, all_zero, file_name,
     parse_file_name,
 };
-use super::partition_log::Writer;
+use super::partition_log::{PinnedSegment, Writer};
 use super::producer_state::{ProducerEntry, ProducerStates, parse_end_transaction};
 use super::scan::Scan;
 use super::segment::{FileOf, HEADER_SCAN_BYTES, Indexes, OpenSegment, Segment, later, load_indexes, no_time, write_indexes};
@@ -138,7 +138,7 @@ pub(super) struct Recovered<R: Runtime> {
     pub gaps_below: i64,
     pub log_start_offset: i64,
     /// Complete segments whose indexes could not be written.
-    pub unindexed: Vec<(Arc<Segment<R>>, Arc<OpenSegment<R>>)>,
+    pub unindexed: Vec<PinnedSegment<R>>,
     pub snapshots: BTreeSet<i64>,
     pub report: RecoveryReport,
 }
@@ -587,6 +587,7 @@ impl<R: Runtime> Recovery<'_, R> {
             // Where messages are acknowledged before they are flushed, nothing was promised about what is not known to be on disk.
             let by_crash = !self.config.flushes_every_message()
                 || damage_end == position
+                || first_bytes_lost(&segment.file, position, offset).await.map_err(io)?
                 || lost_sector(&segment.file, position, damage_end, size_bytes, offset).await.map_err(io)?
                 || ends_early(&segment.file, position, size_bytes).await.map_err(io)?;
             if !by_crash {
@@ -612,7 +613,7 @@ impl<R: Runtime> Recovery<'_, R> {
         verified: Vec<Verified<R>>,
         end_offset: i64,
         producers: ProducerStates,
-    ) -> Result<(BTreeMap<i64, Arc<Segment<R>>>, Vec<(Arc<Segment<R>>, Arc<OpenSegment<R>>)>, Writer<R>), RecoveryError> {
+    ) -> Result<(BTreeMap<i64, Arc<Segment<R>>>, Vec<PinnedSegment<R>>, Writer<R>), RecoveryError> {
         let mut segments = BTreeMap::new();
         for base_offset in untouched {
             let (_, _, size_bytes) = self.open(*base_offset).await?;
@@ -784,6 +785,19 @@ async fn lost_sector<F: File>(file: &F, start: u64, end: u64, file_end: u64, off
         }
     }
     Ok(false)
+}
+
+/// Whether the batch of `offset`, which would begin at `position`, lacks its first bytes: the beginning of its offset, or all of its offset and length. A write
+/// that is torn so close to where an earlier one ended leaves fewer zeros than others do.
+async fn first_bytes_lost<F: File>(file: &F, position: u64, offset: i64) -> io::Result<bool> {
+    let bytes = file.read_at(position, LEADING_ZEROS_MAX).await?;
+    if bytes.len() == LEADING_ZEROS_MAX && all_zero(&bytes) {
+        return Ok(true);
+    }
+    let expected = offset.to_be_bytes();
+    let Some(found) = bytes.first_chunk::<8>().filter(|found| **found != expected) else { return Ok(false) };
+    let lost = found.iter().take_while(|byte| **byte == 0).count();
+    Ok(found[lost..] == expected[lost..])
 }
 
 /// Whether the file ends within the batch that begins at `position`: its end was not written.

@@ -625,7 +625,9 @@ fn watch_session(sessions: &mut dyn SessionWatch, says: &Meaning, now: Instant, 
         _ => return,
     };
     match &command.request {
-        Request::CreateSession { session, timeout_ms } | Request::OpenSession { session, timeout_ms, .. } if is_leader => sessions.created(*session, *timeout_ms, now),
+        Request::CreateSession { session, timeout_ms } | Request::OpenSession { session, timeout_ms, .. } if is_leader => {
+            sessions.created(*session, *timeout_ms, now)
+        }
         Request::CloseSession { session } if is_leader => sessions.closed(*session),
         // Whoever asks for something lives.
         _ if is_leader && command.session != 0 => sessions.touched(command.session, now),

@@ -216,7 +216,7 @@ mod tests {
             // Then nothing is lost any more, and time has passed.
             origin.doubt(u64::MAX);
             for _ in 0..20 {
-                for payload in network.drain(..).collect::<Vec<_>>() {
+                for payload in std::mem::take(&mut network) {
                     land(payload, &mut origin, &mut nonce);
                 }
                 network.extend(origin.outgoing(false));

@@ -147,6 +147,7 @@ pub enum Answer {
 
 /// What goes over a connection for a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, on its way to a socket")]
 pub enum SnapshotPart {
     /// First: the message that announces it, and the state beside the tree.
     Begin(RaftMessage, SnapshotMeta, SnapshotState),
