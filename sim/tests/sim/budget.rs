@@ -61,6 +61,6 @@ fn peers_that_stall_within_a_frame_do_not_keep_others_out() {
         told.await.expect("the client tells")
     });
     let served_after = served_after.expect("served");
-    // Without the rule it is ten minutes: connections.max.idle.ms. With none stalled it is at once.
-    assert!((Duration::from_secs(1)..Duration::from_secs(90)).contains(&served_after), "{served_after:?}");
+    // Those who stall take turns with what memory there is, half a minute each. Without the rule it is ten minutes (connections.max.idle.ms) a turn.
+    assert!((Duration::from_secs(1)..Duration::from_secs(200)).contains(&served_after), "{served_after:?}");
 }
