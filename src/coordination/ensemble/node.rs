@@ -22,7 +22,7 @@ use super::Observer;
 use super::consensus::{Consensus, RaftMessage, Work};
 use super::network::{Network, OutgoingSnapshot, ReceivedSnapshot};
 use super::origin::Origin;
-use super::peer::{Answer as PeerAnswer, PeerMessage};
+use super::peer::{Answer as PeerAnswer, Order, PeerMessage};
 use super::raft_core::SNAPSHOT_KIND;
 use super::sessions::SessionWatch;
 use super::state::{Meaning, Payload, Replicated};
@@ -68,8 +68,14 @@ pub(in crate::coordination) type Answer = oneshot::Sender<Result<Vec<OperationRe
 
 /// What comes from peers and from this member's own connections.
 pub enum PeerInput {
-    /// The member with that Raft id has connected, and is reached there.
-    Met(u64, String),
+    /// A member has connected.
+    Met(Met),
+    /// Another member says that this one was removed.
+    Removed,
+    /// An administrator's.
+    Order(Order, oneshot::Sender<PeerAnswer>),
+    /// An administrator wants all that was acknowledged until now.
+    Export(oneshot::Sender<ExportedState>),
     /// A message of the member with that Raft id.
     Message(u64, PeerMessage),
     /// A member without a log wants in.
@@ -89,6 +95,28 @@ pub enum PeerInput {
     SnapshotSent(u64, bool),
     /// A member without a log asks whether there is one here.
     Probe(oneshot::Sender<PeerAnswer>),
+}
+
+/// A member that has connected.
+pub struct Met {
+    /// Its Raft id.
+    pub member: u64,
+    /// Where it is reached.
+    pub address: String,
+    /// The highest version of log entries that it reads.
+    pub log_format: u16,
+    /// Where to say whether it was removed from the ensemble.
+    pub is_removed: oneshot::Sender<bool>,
+}
+
+/// What an administrator gets.
+pub struct ExportedState {
+    /// What it stands for.
+    pub meta: SnapshotMeta,
+    /// The state beside the tree.
+    pub state: SnapshotState,
+    /// The tree.
+    pub tree: Tree,
 }
 
 /// Works that are made durable together.
@@ -111,6 +139,7 @@ type Flushed<R> = (Storage<R>, Batch, Result<(), StorageError>);
 
 struct Read {
     answers: Vec<oneshot::Sender<Result<(), Failure>>>,
+    exports: Vec<oneshot::Sender<ExportedState>>,
     /// The index that it waits for, once known.
     index: Option<u64>,
     age_ticks: u32,
@@ -167,6 +196,8 @@ pub(in crate::coordination) struct Node<R: Runtime, C> {
     observer: Option<Arc<dyn Observer>>,
     touches: Vec<i64>,
     met: BTreeMap<u64, String>,
+    /// The highest version of log entries that each other member reads, as far as it has said so in this life.
+    log_formats: BTreeMap<u64, u16>,
     leadership: super::consensus::Leadership,
     tick_count: u64,
     next_tick: Instant,
@@ -219,6 +250,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             observer: parts.observer,
             touches: Vec::new(),
             met: BTreeMap::new(),
+            log_formats: BTreeMap::new(),
             leadership: super::consensus::Leadership::default(),
             tick_count: 0,
             last_snapshot_bytes: 0,
@@ -383,10 +415,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                     let _ = answer.send(Ok(()));
                     return;
                 }
-                let id = self.next_read;
-                self.next_read += 1;
-                self.reads.insert(id, Read { answers: vec![answer], index: None, age_ticks: 0, asked_ticks: 0 });
-                self.ask_to_read(id);
+                self.begin_read(vec![answer], Vec::new());
             }
             Message::Touch { session } => self.touches.push(session),
             Message::Status { answer } => drop(answer.send(self.status())),
@@ -408,11 +437,13 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
 
     fn take_input(&mut self, input: PeerInput) {
         match input {
-            PeerInput::Met(member, address) => {
-                if self.met.insert(member, address.clone()) != Some(address) {
-                    self.tell_network();
-                }
+            PeerInput::Met(met) => self.meet(met),
+            PeerInput::Removed => self.removed(),
+            PeerInput::Order(order, answer) => {
+                let answered = self.order(order);
+                let _ = answer.send(answered);
             }
+            PeerInput::Export(answer) => self.begin_read(Vec::new(), vec![answer]),
             PeerInput::Message(_, PeerMessage::Raft(message)) => {
                 // A snapshot's message comes with its content only; and what is for another member was sent before this one lost its disk.
                 if message.kind != SNAPSHOT_KIND && message.to == self.raft_id {

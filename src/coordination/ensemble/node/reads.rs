@@ -1,12 +1,24 @@
 //! The node's linearizable reads: the index that each must wait for, asked of the leader, and asked again when nothing is heard.
 
+use tokio::sync::oneshot;
+
 use super::super::consensus::Consensus;
 use super::super::origin::GIVE_UP_TICKS;
-use super::{Node, READ_AGAIN_TICKS, Read, lost};
+use super::{ExportedState, Node, READ_AGAIN_TICKS, Read, lost};
 use crate::codec;
+use crate::coordination::op::Failure;
+use crate::coordination::storage::format::SnapshotMeta;
 use crate::runtime::Runtime;
 
 impl<R: Runtime, C: Consensus> Node<R, C> {
+    /// Begins a read, for whoever waits for it.
+    pub(super) fn begin_read(&mut self, answers: Vec<oneshot::Sender<Result<(), Failure>>>, exports: Vec<oneshot::Sender<ExportedState>>) {
+        let id = self.next_read;
+        self.next_read += 1;
+        self.reads.insert(id, Read { answers, exports, index: None, age_ticks: 0, asked_ticks: 0 });
+        self.ask_to_read(id);
+    }
+
     pub(super) fn ask_to_read(&mut self, id: u64) {
         if let Ok(context) = codec::encode(&(self.read_salt, id)) {
             self.core.read_index(context.into());
@@ -17,10 +29,22 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         let applied = self.replicated.applied.0;
         if self.reads.values().any(|read| read.index.is_some_and(|index| index <= applied)) {
             let done: Vec<u64> = self.reads.iter().filter(|(_, read)| read.index.is_some_and(|index| index <= applied)).map(|(id, _)| *id).collect();
-            for answer in done.into_iter().filter_map(|id| self.reads.remove(&id)).flat_map(|read| read.answers) {
-                let _ = answer.send(Ok(()));
+            for read in done.into_iter().filter_map(|id| self.reads.remove(&id)).collect::<Vec<_>>() {
+                for answer in read.answers {
+                    let _ = answer.send(Ok(()));
+                }
+                for export in read.exports {
+                    let _ = export.send(self.export());
+                }
             }
         }
+    }
+
+    fn export(&self) -> ExportedState {
+        let (index, term) = self.replicated.applied;
+        let tree = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let meta = SnapshotMeta { index, term, conf_state: self.core.conf_state().clone(), last_zxid: tree.last_zxid() };
+        ExportedState { meta, state: self.replicated.to_snapshot(), tree }
     }
 
     pub(super) fn tick_reads(&mut self) {
