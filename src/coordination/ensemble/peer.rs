@@ -32,7 +32,7 @@ use crate::runtime::Runtime;
 pub const PEER_FORMAT: u16 = 2;
 
 /// The lowest version of log entries that this Ottla can write, for members that read no higher one.
-pub const LOG_FORMAT_MIN: u16 = 2;
+pub const LOG_FORMAT_MIN: u16 = 3;
 
 /// The longest body of a frame before both sides are known, in bytes.
 pub const GREETING_MAX_BYTES: usize = 1 << 10;

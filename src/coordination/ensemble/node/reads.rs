@@ -1,21 +1,23 @@
 //! The node's linearizable reads: the index that each must wait for, asked of the leader, and asked again when nothing is heard.
 
-use tokio::sync::oneshot;
-
 use super::super::consensus::Consensus;
 use super::super::origin::GIVE_UP_TICKS;
-use super::{ExportedState, Node, READ_AGAIN_TICKS, Read, lost};
+use super::{ExportedState, Node, READ_AGAIN_TICKS, Read, Waits, lost};
 use crate::codec;
-use crate::coordination::op::Failure;
 use crate::coordination::storage::format::SnapshotMeta;
+use crate::plant;
 use crate::runtime::Runtime;
 
 impl<R: Runtime, C: Consensus> Node<R, C> {
-    /// Begins a read, for whoever waits for it.
-    pub(super) fn begin_read(&mut self, answers: Vec<oneshot::Sender<Result<(), Failure>>>, exports: Vec<oneshot::Sender<ExportedState>>) {
+    /// Answers when this member has all that was answered anywhere before now.
+    pub(super) fn begin_read(&mut self, waits: Waits) {
+        if plant!(&self.rt, "stale-read-without-readindex") {
+            self.finish_read(waits);
+            return;
+        }
         let id = self.next_read;
         self.next_read += 1;
-        self.reads.insert(id, Read { answers, exports, index: None, age_ticks: 0, asked_ticks: 0 });
+        self.reads.insert(id, Read { waits, index: None, age_ticks: 0, asked_ticks: 0 });
         self.ask_to_read(id);
     }
 
@@ -30,13 +32,16 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         if self.reads.values().any(|read| read.index.is_some_and(|index| index <= applied)) {
             let done: Vec<u64> = self.reads.iter().filter(|(_, read)| read.index.is_some_and(|index| index <= applied)).map(|(id, _)| *id).collect();
             for read in done.into_iter().filter_map(|id| self.reads.remove(&id)).collect::<Vec<_>>() {
-                for answer in read.answers {
-                    let _ = answer.send(Ok(()));
-                }
-                for export in read.exports {
-                    let _ = export.send(self.export());
-                }
+                self.finish_read(read.waits);
             }
+        }
+    }
+
+    /// Whoever has gone needs no answer.
+    fn finish_read(&self, waits: Waits) {
+        match waits {
+            Waits::Answer(answer) => drop(answer.send(Ok(()))),
+            Waits::Export(export) => drop(export.send(self.export())),
         }
     }
 
@@ -58,8 +63,10 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 again.push(*id);
             }
         }
-        for answer in over.into_iter().filter_map(|id| self.reads.remove(&id)).flat_map(|read| read.answers) {
-            let _ = answer.send(Err(lost()));
+        for read in over.into_iter().filter_map(|id| self.reads.remove(&id)).collect::<Vec<_>>() {
+            if let Waits::Answer(answer) = read.waits {
+                let _ = answer.send(Err(lost()));
+            }
         }
         for id in again {
             // Under a new number: a late answer to the old question is as true for it, but the library takes a question once.
