@@ -9,6 +9,7 @@ mod completion;
 mod connect;
 mod consume;
 mod coordination;
+mod coordinator;
 mod group;
 mod log;
 mod output;
@@ -46,6 +47,8 @@ enum Command {
     /// List and describe consumer groups.
     #[command(subcommand)]
     Group(group::Command),
+    /// Start a member of the coordination service, for brokers and any other ZooKeeper client: alone, or one of an ensemble.
+    Coordinator(coordinator::Args),
     /// Look into the coordination service, or an Apache ZooKeeper, and change it.
     #[command(subcommand)]
     Coordination(coordination::Command),
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
         Some(Command::Produce(args)) => produce::run(args),
         Some(Command::Consume(args)) => consume::run(args),
         Some(Command::Group(command)) => group::run(command),
+        Some(Command::Coordinator(args)) => coordinator::run(args),
         Some(Command::Coordination(command)) => coordination::run(command),
         Some(Command::Log(command)) => log::run(command),
         Some(Command::Completion(args)) => completion::run(&args),
@@ -116,11 +120,21 @@ mod tests {
             "ottla consume t --partition 2 --offset 17",
             "ottla group list",
             "ottla group describe g -b [::1]:9092,b:9092",
+            "ottla coordinator",
+            "ottla coordinator config/coordinator.properties -o clientPort=2182",
             "ottla coordination ls",
             "ottla coordination ls /brokers -r --server a:2181,b:2181",
             "ottla coordination set /x y --create --if-version 3 --auth bob:secret",
             "ottla coordination rm -r /x",
             "ottla coordination watch / -r",
+            "ottla coordination members -c coordinator.properties",
+            "ottla coordination members --peer a:2888,b:2888 --secret-file s",
+            "ottla coordination add 4 d:2888 -c zoo.cfg",
+            "ottla coordination remove 2 --force -c zoo.cfg",
+            "ottla coordination snapshot f -c zoo.cfg",
+            "ottla coordination snapshot f --data-dir d",
+            "ottla coordination restore f --data-dir d",
+            "ottla coordination recover --data-dir d --yes",
             "ottla log dump x.log --records",
             "ottla log verify ottla-data",
             "ottla log adopt dir",
@@ -141,6 +155,10 @@ mod tests {
             "ottla consume t --group g --partition 1",
             "ottla consume t -n 0",
             "ottla coordination get",
+            "ottla coordination members --peer a:2888",
+            "ottla coordination snapshot f --data-dir d -c zoo.cfg",
+            "ottla coordination add 0 a:1 -c zoo.cfg",
+            "ottla coordination restore f",
             "ottla coordination ls / -s nowhere",
             "ottla coordination rm -r /x --if-version 3",
             "ottla completion tcl",

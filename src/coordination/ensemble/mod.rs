@@ -7,12 +7,13 @@
 //! | `raft_core`, `log_store` | that trait by the `raft` crate |
 //! | `state` | what is replicated beside the tree: members, and the fences by which a proposal is carried out at most once |
 //! | `origin` | a member's own proposals on their way |
-//! | `sessions` | who watches over the liveness of sessions |
 //! | `node` | the task that drives all of it: log, tree, reads, snapshots, membership |
-//! | `peer`, `network` | what members say to each other, and their connections |
+//! | `peer`, `seal`, `network` | what members say to each other, how they know that it was they, and their connections |
+//! | `admin` | what an administrator asks of them |
 //! | `start` | opening a member: bootstrap, or joining |
 //! | `recovery` | restoring from a snapshot, and going on without a quorum |
 
+pub mod admin;
 pub mod consensus;
 mod log_store;
 pub mod network;
@@ -21,7 +22,7 @@ pub mod origin;
 pub mod peer;
 pub mod raft_core;
 pub mod recovery;
-pub mod sessions;
+pub mod seal;
 pub mod start;
 pub mod state;
 
@@ -47,6 +48,8 @@ pub struct Status {
     pub conf_state: ConfState,
     /// Who they are.
     pub members: BTreeMap<u64, MemberRecord>,
+    /// The members that cannot be reached from here, and why not.
+    pub unreachable: BTreeMap<u64, String>,
 }
 
 /// Why a change of the membership was not begun.
