@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Inner;
+use super::{Caller, Inner};
 use crate::coordination::acl::Identity;
 use crate::coordination::hub::Attached;
 use crate::coordination::op::Request;
@@ -21,7 +21,10 @@ pub(super) enum Outcome {
 }
 
 /// Finds or makes the session that the client asks for.
-pub(super) async fn establish<R: Runtime>(inner: &Inner<R>, request: &ConnectRequest, identities: &[Identity]) -> Outcome {
+pub(super) async fn establish<R: Runtime>(inner: &Inner<R>, caller: Caller, request: &ConnectRequest, identities: &[Identity]) -> Outcome {
+    if caller == Caller::Process {
+        return establish_own(inner, request, identities).await;
+    }
     let last_zxid = inner.coordination.last_zxid();
     if request.last_zxid_seen > last_zxid {
         // It would see the past again.
@@ -55,6 +58,25 @@ pub(super) async fn establish<R: Runtime>(inner: &Inner<R>, request: &ConnectReq
     }
     let response = ConnectResponse { timeout_ms, session, password, read_only };
     Outcome::Serve { session, timeout_ms, attached, response }
+}
+
+/// The session of this process itself: it is not counted as silent or alive, and ends with the process.
+async fn establish_own<R: Runtime>(inner: &Inner<R>, request: &ConnectRequest, identities: &[Identity]) -> Outcome {
+    let read_only = request.read_only.map(|_| false);
+    let timeout_ms = request.timeout_ms.max(1);
+    let session = if request.session == 0 {
+        match inner.coordination.create_session(timeout_ms).await {
+            Ok(own) => own.session(),
+            Err(failure) => return Outcome::Close(failure.to_string()),
+        }
+    } else {
+        request.session
+    };
+    if !inner.coordination.read(|tree| tree.own_sessions().any(|own| own == session)) {
+        return Outcome::Refuse(ConnectResponse::expired(read_only));
+    }
+    let attached = inner.coordination.shared.hub.attach(session, identities.to_vec());
+    Outcome::Serve { session, timeout_ms, attached, response: ConnectResponse { timeout_ms, session, password: [0; 16], read_only } }
 }
 
 async fn create<R: Runtime>(inner: &Inner<R>, timeout_ms: i32) -> Option<(i64, [u8; 16])> {
