@@ -46,10 +46,12 @@ pub enum ErrorCode {
     NoWatcher,
     /// −123: the membership cannot be changed by `reconfig`.
     ReconfigDisabled,
+    /// −1: an error that this code has no name for. This service sends none such; others do.
+    SystemError,
 }
 
 /// All codes: [`ErrorCode::from_code`] looks here.
-const ALL_CODES: [ErrorCode; 17] = [
+const ALL_CODES: [ErrorCode; 18] = [
     ErrorCode::Ok,
     ErrorCode::RuntimeInconsistency,
     ErrorCode::ConnectionLoss,
@@ -67,6 +69,7 @@ const ALL_CODES: [ErrorCode; 17] = [
     ErrorCode::AuthFailed,
     ErrorCode::NoWatcher,
     ErrorCode::ReconfigDisabled,
+    ErrorCode::SystemError,
 ];
 
 impl ErrorCode {
@@ -90,6 +93,7 @@ impl ErrorCode {
             Self::AuthFailed => -115,
             Self::NoWatcher => -121,
             Self::ReconfigDisabled => -123,
+            Self::SystemError => -1,
         }
     }
 
@@ -119,6 +123,7 @@ impl fmt::Display for ErrorCode {
             Self::AuthFailed => "the credentials were refused",
             Self::NoWatcher => "there is no such watch",
             Self::ReconfigDisabled => "the membership cannot be changed by reconfig",
+            Self::SystemError => "the coordination service failed",
         };
         write!(f, "{meaning} ({self:?} {})", self.code())
     }
