@@ -48,10 +48,12 @@ pub enum ErrorCode {
     ReconfigDisabled,
     /// −118: the session is served over another connection by now.
     SessionMoved,
+    /// −1: an error that this code has no name for. This service sends none such; others do.
+    SystemError,
 }
 
 /// All codes: [`ErrorCode::from_code`] looks here.
-const ALL_CODES: [ErrorCode; 18] = [
+const ALL_CODES: [ErrorCode; 19] = [
     ErrorCode::Ok,
     ErrorCode::RuntimeInconsistency,
     ErrorCode::ConnectionLoss,
@@ -70,6 +72,7 @@ const ALL_CODES: [ErrorCode; 18] = [
     ErrorCode::NoWatcher,
     ErrorCode::ReconfigDisabled,
     ErrorCode::SessionMoved,
+    ErrorCode::SystemError,
 ];
 
 impl ErrorCode {
@@ -94,6 +97,7 @@ impl ErrorCode {
             Self::NoWatcher => -121,
             Self::ReconfigDisabled => -123,
             Self::SessionMoved => -118,
+            Self::SystemError => -1,
         }
     }
 
@@ -124,6 +128,7 @@ impl fmt::Display for ErrorCode {
             Self::NoWatcher => "there is no such watch",
             Self::ReconfigDisabled => "the membership cannot be changed by reconfig",
             Self::SessionMoved => "the session is served over another connection by now",
+            Self::SystemError => "the coordination service failed",
         };
         write!(f, "{meaning} ({self:?} {})", self.code())
     }

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{oneshot, watch};
 
 use super::reads::{self, Answer, Asker};
 use super::session::{Outcome, establish};
 use super::stats::ConnectionStats;
-use super::{Inner, words};
+use super::{Caller, Inner, words};
 use crate::config::four_letter_words::Word;
 use crate::coordination::Done;
 use crate::coordination::acl::{self, Identity};
@@ -28,7 +28,7 @@ use crate::coordination::op::{CreateMode, ErrorCode, Failure, Operation, Request
 use crate::coordination::protocol::{self, ConnectRequest, Refused, Request, Write, XID_PING, opcode};
 use crate::coordination::tree::Tree;
 use crate::plant;
-use crate::runtime::{Runtime, Stream};
+use crate::runtime::Runtime;
 
 /// Requests of one connection that may wait for their answers; beyond it the connection is not read.
 const IN_FLIGHT_MAX: usize = 1_000;
@@ -66,22 +66,22 @@ impl From<io::Error> for Ended {
     }
 }
 
-type ReadOf<R> = <<R as Runtime>::Stream as Stream>::Read;
-type WriteOf<R> = <<R as Runtime>::Stream as Stream>::Write;
-
-/// Serves a connection to its end.
-pub(super) async fn serve<R: Runtime>(inner: &Arc<Inner<R>>, stream: R::Stream, stats: &Arc<ConnectionStats>) -> Ended {
-    let peer = stream.peer_addr();
-    let (read, mut write) = stream.into_split();
+/// Serves a connection to its end: a socket's halves, or those of a pipe within the process.
+pub(super) async fn serve<R, I, O>(inner: &Arc<Inner<R>>, caller: Caller, read: I, mut write: O, stats: &Arc<ConnectionStats>) -> Ended
+where
+    R: Runtime,
+    I: AsyncRead + Unpin + Send,
+    O: AsyncWrite + Unpin + Send,
+{
     let mut input = Input { read, bytes: BytesMut::new(), max_frame_bytes: inner.config.max_frame_bytes };
     let mut stop = inner.stop.subscribe();
     let mut out = Writer::default();
     let silence = inner.rt().sleep(SESSIONLESS);
-    let identities = vec![Identity::ip(peer.ip())];
+    let identities = vec![if caller == Caller::Remote { Identity::ip(stats.peer.ip()) } else { Identity::superuser() }];
     let greeting = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => return Ended::ByService(hub::Ended::Stopping),
-        greeting = greet(inner, &mut input, &identities) => greeting,
+        greeting = greet(inner, caller, &mut input, &identities) => greeting,
         () = silence => return Ended::Silent,
     };
     stats.lock().counts.received += 1;
@@ -118,6 +118,7 @@ pub(super) async fn serve<R: Runtime>(inner: &Arc<Inner<R>>, stream: R::Stream, 
     let mut connection = Connection {
         inner: Arc::clone(inner),
         stats: Arc::clone(stats),
+        caller,
         input,
         write,
         out,
@@ -148,7 +149,7 @@ enum Greeting {
 }
 
 /// The first frame, or a four-letter word in its place.
-async fn greet<R: Runtime>(inner: &Inner<R>, input: &mut Input<ReadOf<R>>, identities: &[Identity]) -> Result<Greeting, Ended> {
+async fn greet<R: Runtime, I: AsyncRead + Unpin>(inner: &Inner<R>, caller: Caller, input: &mut Input<I>, identities: &[Identity]) -> Result<Greeting, Ended> {
     while input.bytes.len() < 4 {
         input.more().await?;
     }
@@ -166,7 +167,7 @@ async fn greet<R: Runtime>(inner: &Inner<R>, input: &mut Input<ReadOf<R>>, ident
     let max_bytes = input.max_frame_bytes;
     tokio::select! {
         biased;
-        outcome = establish(inner, &request, identities) => Ok(Greeting::Session(outcome)),
+        outcome = establish(inner, caller, &request, identities) => Ok(Greeting::Session(outcome)),
         // A client that has gone to another member must not lose its session to this connection.
         gone = until_gone(input, max_bytes) => Err(gone),
         _ = serving.wait_for(|is_serving| !is_serving) => Err(Ended::ByService(hub::Ended::OutOfTouch)),
@@ -190,7 +191,7 @@ struct Input<T> {
     max_frame_bytes: usize,
 }
 
-impl<T: tokio::io::AsyncRead + Unpin> Input<T> {
+impl<T: AsyncRead + Unpin> Input<T> {
     /// Cuts the next frame off, if all of it is there; without its length.
     fn frame(&mut self) -> Result<Option<Bytes>, Ended> {
         let Some(head) = self.bytes.first_chunk::<4>() else { return Ok(None) };
@@ -263,11 +264,12 @@ struct Waiting {
     wait: Wait,
 }
 
-struct Connection<R: Runtime> {
+struct Connection<R: Runtime, I, O> {
     inner: Arc<Inner<R>>,
     stats: Arc<ConnectionStats>,
-    input: Input<ReadOf<R>>,
-    write: WriteOf<R>,
+    caller: Caller,
+    input: Input<I>,
+    write: O,
     out: Writer,
     session: i64,
     /// The transaction that attached the session to this connection.
@@ -294,7 +296,7 @@ enum Event {
     Read(Result<(), Ended>),
 }
 
-impl<R: Runtime> Connection<R> {
+impl<R: Runtime, I: AsyncRead + Unpin, O: AsyncWrite + Unpin> Connection<R, I, O> {
     async fn run(&mut self) -> Ended {
         loop {
             while self.may_take() && self.out.len_bytes() < GATHER_BYTES {
@@ -371,7 +373,9 @@ impl<R: Runtime> Connection<R> {
             }
         }
         self.inner.stats.lock().received += 1;
-        self.inner.coordination.shared.hub.hear(self.session, now_ms);
+        if self.caller != Caller::Process {
+            self.inner.coordination.shared.hub.hear(self.session, now_ms);
+        }
         let wait = match protocol::decode_request(opcode, &mut body) {
             Err(Refused::Code(code)) => Wait::Turn(Err(code)),
             Err(Refused::UnknownKind) => {
@@ -397,7 +401,11 @@ impl<R: Runtime> Connection<R> {
             Ok(Request::CloseSession) => {
                 self.is_closing = true;
                 self.inner.coordination.shared.hub.release(self.session);
-                self.submit(Change::EndSession { attached_zxid: self.attached_zxid }, Shape::CloseSession).await
+                let change = match self.caller {
+                    Caller::Process => Change::CloseSession { session: self.session },
+                    Caller::Member | Caller::Remote => Change::EndSession { attached_zxid: self.attached_zxid },
+                };
+                self.submit(change, Shape::CloseSession).await
             }
             Ok(Request::Sync { path }) => {
                 self.is_syncing = true;
@@ -433,7 +441,8 @@ impl<R: Runtime> Connection<R> {
 
     async fn change(&mut self, operations: Vec<Operation>, shape: Shape) -> Wait {
         let (identities, attached_zxid) = (self.identities.clone(), self.attached_zxid);
-        let change = if plant!(self.inner.rt(), "session-not-fenced-after-move") {
+        // The process's own session has one connection for ever.
+        let change = if self.caller == Caller::Process || plant!(self.inner.rt(), "session-not-fenced-after-move") {
             Change::Client { identities, operations }
         } else {
             Change::Attached { attached_zxid, identities, operations }

@@ -16,10 +16,11 @@ mod words;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::io::DuplexStream;
 use tokio::sync::watch;
 
 use self::stats::{ConnectionStats, Stats};
@@ -82,6 +83,18 @@ impl Default for ServerConfig {
             data_dir: String::new(),
         }
     }
+}
+
+/// Whose connection it is, and how long its session lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    /// A client at a socket.
+    Remote,
+    /// This process, through a pipe. Its session is one like any other: the ensemble ends it when the process has been silent.
+    Member,
+    /// This process, which is the ensemble's only member, through a pipe. Its session ends with the process: while the process lives, nobody else could use what
+    /// the end of the session frees.
+    Process,
 }
 
 /// What the server and its connections share.
@@ -185,6 +198,24 @@ impl<R: Runtime> Server<R> {
         Self { inner }
     }
 
+    /// Opens a connection within the process, without a port: the other end of the pipe is served. What comes through it may do everything. With `is_alone`, the
+    /// session that is begun over it ends with the process and not before; only right where this process is the only member.
+    pub fn pipe(&self, is_alone: bool) -> DuplexStream {
+        /// Room for some requests and for one answer of the usual size.
+        const PIPE_BYTES: usize = 256 << 10;
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let inner = Arc::clone(&self.inner);
+        let caller = if is_alone { Caller::Process } else { Caller::Member };
+        self.inner.rt().spawn("coordination-pipe", async move {
+            let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let stats = Arc::new(ConnectionStats::new(here, inner.rt().unix_ms()));
+            let (read, write) = tokio::io::split(theirs);
+            let ended = connection::serve(&inner, caller, read, write, &stats).await;
+            tracing::debug!(?ended, "the process's own connection to the coordination service closed");
+        });
+        ours
+    }
+
     /// Where it listens, with the ports that were drawn.
     pub fn bound(&self) -> &[SocketAddr] {
         &self.inner.bound
@@ -229,7 +260,8 @@ async fn accept<R: Runtime>(inner: Arc<Inner<R>>, listener: R::Listener) {
             Ok((id, stats)) => {
                 let serving = Arc::clone(&inner);
                 inner.rt().spawn("coordination-connection", async move {
-                    let ended = connection::serve(&serving, stream, &stats).await;
+                    let (read, write) = stream.into_split();
+                    let ended = connection::serve(&serving, Caller::Remote, read, write, &stats).await;
                     serving.leave(id, peer);
                     match ended {
                         connection::Ended::Protocol(why) => tracing::warn!(%peer, why, "ZooKeeper client's connection closed"),

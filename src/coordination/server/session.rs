@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::Inner;
+use super::{Caller, Inner};
 use crate::coordination::Done;
 use crate::coordination::acl::Identity;
 use crate::coordination::ensemble::network::within;
@@ -34,7 +34,10 @@ pub(super) enum Outcome {
 }
 
 /// Finds or makes the session that the client asks for.
-pub(super) async fn establish<R: Runtime>(inner: &Inner<R>, request: &ConnectRequest, identities: &[Identity]) -> Outcome {
+pub(super) async fn establish<R: Runtime>(inner: &Inner<R>, caller: Caller, request: &ConnectRequest, identities: &[Identity]) -> Outcome {
+    if caller == Caller::Process {
+        return establish_own(inner, request, identities).await;
+    }
     let hub = &inner.coordination.shared.hub;
     if !hub.is_serving() {
         return Outcome::Close("this member has no leader, so it serves nobody".to_owned());
@@ -69,6 +72,25 @@ pub(super) async fn establish<R: Runtime>(inner: &Inner<R>, request: &ConnectReq
         Err(ErrorCode::SessionExpired) => Outcome::Refuse(ConnectResponse::expired(read_only)),
         Err(code) => Outcome::Close(code.to_string()),
     }
+}
+
+/// The session of this process itself: it is not counted as silent or alive, and ends with the process.
+async fn establish_own<R: Runtime>(inner: &Inner<R>, request: &ConnectRequest, identities: &[Identity]) -> Outcome {
+    let read_only = request.read_only.map(|_| false);
+    let timeout_ms = request.timeout_ms.max(1);
+    let session = if request.session == 0 {
+        match inner.coordination.create_session(timeout_ms).await {
+            Ok(own) => own.session(),
+            Err(failure) => return Outcome::Close(failure.to_string()),
+        }
+    } else {
+        request.session
+    };
+    if !inner.coordination.read(|tree| tree.own_sessions().any(|own| own == session)) {
+        return Outcome::Refuse(ConnectResponse::expired(read_only));
+    }
+    let attached = inner.coordination.shared.hub.attach(session, 0, identities.to_vec());
+    Outcome::Serve { session, attached_zxid: 0, attached, response: ConnectResponse { timeout_ms, session, password: [0; 16], read_only } }
 }
 
 /// A session, its password, and the transaction that attached it to this connection.

@@ -1,6 +1,4 @@
-//! A small client of ZooKeeper's protocol over the runtime: one connection, one session, one request at a time. The command line uses it.
-//!
-//! It is for what asks and ends. It does not come back to its session over another connection: what breaks, fails.
+//! A small client for tests of the server: one connection, one session, one request at a time. What breaks, fails.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,11 +7,12 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::acl::Acl;
-use super::jute::{JuteError, Reader, Writer};
-use super::op::{CreateMode, ErrorCode, EventKind, Stat};
-use super::protocol::{self, ConnectRequest, ConnectResponse, XID_AUTH, XID_EVENT, XID_PING, opcode};
-use super::watch::WatchKind;
+use super::WatchEvent;
+use crate::coordination::acl::Acl;
+use crate::coordination::jute::{JuteError, Reader, Writer};
+use crate::coordination::op::{CreateMode, ErrorCode, Stat};
+use crate::coordination::protocol::{self, ConnectRequest, ConnectResponse, XID_AUTH, XID_EVENT, XID_PING, opcode};
+use crate::coordination::watch::WatchKind;
 use crate::runtime::{HostPort, Instant, Runtime, Stream};
 
 /// The largest answer in bytes that is taken.
@@ -80,15 +79,6 @@ impl ClientError {
             _ => None,
         }
     }
-}
-
-/// A watch's event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WatchEvent {
-    /// What happened.
-    pub kind: EventKind,
-    /// To which znode.
-    pub path: String,
 }
 
 /// A session over one connection.
