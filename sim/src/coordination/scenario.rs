@@ -2,7 +2,7 @@
 //! membership. *Heal*. *Converge*: every member is a voter again and answers a `sync`. *Serve*: a write by way of each. *Rescan*: every register by way of
 //! each member, and again after all were stopped, in order and by a power cut. What must hold at every event is in [`super::history`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,6 +80,8 @@ pub struct Members {
     /// The hosts; server ids count from 1.
     pub hosts: Vec<Host>,
     slots: Vec<Mutex<Option<Coordination<SimRuntime>>>>,
+    /// The Raft ids of members that ever were open.
+    with_log: Mutex<BTreeSet<u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,6 +92,11 @@ impl Members {
     /// The member's process is no more.
     pub fn forget(&self, index: usize) {
         *lock(&self.slots[index]) = None;
+    }
+
+    /// Whether the member with that Raft id ever had a log. It may be among the first members without ever having had one.
+    pub fn had_log(&self, raft_id: u64) -> bool {
+        lock(&self.with_log).contains(&raft_id)
     }
 
     /// The handle of a member whose process lives and takes part.
@@ -125,7 +132,7 @@ impl Run {
             pause_mean_ms: plan.pause_mean_ms,
             works: works_seen,
         };
-        Self { plan, members: Arc::new(Members { hosts, slots }), history, common, works, stop: watch::Sender::new(0), setting }
+        Self { plan, members: Arc::new(Members { hosts, slots, with_log: Mutex::default() }), history, common, works, stop: watch::Sender::new(0), setting }
     }
 
     fn start_members(&self) {
@@ -323,6 +330,9 @@ async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, 
         }
     };
     *lock(&members.slots[index]) = Some(coordination.clone());
+    if let Some(status) = coordination.status().await {
+        lock(&members.with_log).insert(status.raft_id);
+    }
     for number in 0..plan.client_count {
         let label = format!("client {index} {number} {}", rt.process_id().incarnation);
         let client = Client::new(rt.clone(), coordination.clone(), common.clone(), common.world.stream(&label));
