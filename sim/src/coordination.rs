@@ -8,8 +8,10 @@
 //! | [`history`] | what clients did and saw, what members applied, and the checks over it |
 //! | [`client`] | the clients' habits |
 //! | [`amnesia`] | members that lose their disk, or a file of it, or their membership |
+//! | [`churn`] | more elections |
 
 pub mod amnesia;
+pub mod churn;
 pub mod client;
 pub mod history;
 pub mod plan;

@@ -2,7 +2,7 @@
 //! membership. *Heal*. *Converge*: every member is a voter again and answers a `sync`. *Serve*: a write by way of each. *Rescan*: every register by way of
 //! each member, and again after all were stopped, in order and by a power cut. What must hold at every event is in [`super::history`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,16 +15,16 @@ use ottla::coordination::ensemble::start::EnsembleConfig;
 use ottla::runtime::{HostPort, Runtime};
 use tokio::sync::watch;
 
-use super::amnesia;
 use super::client::{Client, Common, audit, path, serve};
 use super::history::History;
 use super::plan::{DIR, PORT, Plan};
+use super::{amnesia, churn};
 use crate::nemesis::Nemesis;
 use crate::runtime::SimRuntime;
 use crate::scenario::{RunOptions, Running, Scenario, Setting};
 use crate::state::CrashKind;
 use crate::verdict::Verdict;
-use crate::world::Host;
+use crate::world::{Host, World};
 
 const DEFAULT_SECONDS: u64 = 75;
 /// After healing, all members must be voters and answer within this.
@@ -51,7 +51,18 @@ impl Scenario for CoordinationScenario {
     }
 
     fn plants(&self) -> &'static [&'static str] {
-        &["ack-append-before-fsync", "vote-not-persisted", "apply-before-commit", "wiped-member-votes", "skip-log-gap-on-start", "stale-read-without-readindex"]
+        &[
+            "ack-append-before-fsync",
+            "vote-not-persisted",
+            "apply-before-commit",
+            "wiped-member-votes",
+            "vote-for-one-without-a-log",
+            "skip-log-gap-on-start",
+            "replaced-suffix-returns",
+            "new-log-before-its-snapshot",
+            "go-on-after-failed-write",
+            "stale-read-without-readindex",
+        ]
     }
 
     fn victim_count(&self) -> usize {
@@ -80,8 +91,10 @@ pub struct Members {
     /// The hosts; server ids count from 1.
     pub hosts: Vec<Host>,
     slots: Vec<Mutex<Option<Coordination<SimRuntime>>>>,
-    /// The Raft ids of members that ever were open.
-    with_log: Mutex<BTreeSet<u64>>,
+    /// The Raft ids of members that ever were open, and which host's they are.
+    with_log: Mutex<BTreeMap<u64, usize>>,
+    /// Counts the requests to stop in order, of each.
+    stops: Vec<watch::Sender<u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,7 +109,42 @@ impl Members {
 
     /// Whether the member with that Raft id ever had a log. It may be among the first members without ever having had one.
     pub fn had_log(&self, raft_id: u64) -> bool {
-        lock(&self.with_log).contains(&raft_id)
+        self.index_of(raft_id).is_some()
+    }
+
+    /// Whose Raft id that is.
+    pub fn index_of(&self, raft_id: u64) -> Option<usize> {
+        lock(&self.with_log).get(&raft_id).copied()
+    }
+
+    /// Crashes a member's host.
+    pub fn crash(&self, index: usize, kind: CrashKind) {
+        self.forget(index);
+        self.hosts[index].crash(kind);
+    }
+
+    /// Starts it if it is down.
+    pub fn revive(&self, index: usize) {
+        if !self.hosts[index].is_alive() {
+            self.hosts[index].restart();
+        }
+    }
+
+    /// Asks it to stop in order.
+    pub fn stop(&self, index: usize) {
+        self.stops[index].send_modify(|count| *count += 1);
+    }
+
+    /// Blocks or frees the ways from a member to all others, to it from them, or both.
+    pub fn cut(&self, world: &World, index: usize, (out, within): (bool, bool), blocked: bool) {
+        for host in self.hosts.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, host)| host) {
+            if out {
+                world.set_blocked(&self.hosts[index], host, blocked);
+            }
+            if within {
+                world.set_blocked(host, &self.hosts[index], blocked);
+            }
+        }
     }
 
     /// The handle of a member whose process lives and takes part.
@@ -112,8 +160,6 @@ struct Run {
     history: Arc<History>,
     common: Common,
     works: watch::Sender<bool>,
-    /// Counts the requests to stop in order.
-    stop: watch::Sender<u64>,
 }
 
 impl Run {
@@ -124,6 +170,7 @@ impl Run {
         let history = Arc::new(History::new(world, plan.register_count));
         let hosts: Vec<Host> = (0..plan.member_count).map(|index| world.host(&format!("member-{}", index + 1))).collect();
         let slots = hosts.iter().map(|_| Mutex::default()).collect();
+        let stops = hosts.iter().map(|_| watch::Sender::new(0)).collect();
         let (works, works_seen) = watch::channel(true);
         let common = Common {
             history: history.clone(),
@@ -132,7 +179,7 @@ impl Run {
             pause_mean_ms: plan.pause_mean_ms,
             works: works_seen,
         };
-        Self { plan, members: Arc::new(Members { hosts, slots, with_log: Mutex::default() }), history, common, works, stop: watch::Sender::new(0), setting }
+        Self { plan, members: Arc::new(Members { hosts, slots, stops, with_log: Mutex::default() }), history, common, works, setting }
     }
 
     fn start_members(&self) {
@@ -145,8 +192,8 @@ impl Run {
                 secret: Secret::new("the secret of a simulated ensemble"),
                 listen: SocketAddr::from(([0, 0, 0, 0], PORT)),
             };
-            let (members, plan, common, stop) = (self.members.clone(), self.plan.clone(), self.common.clone(), self.stop.clone());
-            host.start(move |rt| live(rt, index, config.clone(), plan.clone(), members.clone(), common.clone(), stop.subscribe()));
+            let (members, plan, common) = (self.members.clone(), self.plan.clone(), self.common.clone());
+            host.start(move |rt| live(rt, index, config.clone(), plan.clone(), members.clone(), common.clone()));
         }
     }
 
@@ -160,8 +207,15 @@ impl Run {
             let until = world.now() + safety;
             world.spawn("amnesia", amnesia::run(world.clone(), members, history, plan, world.stream("amnesia"), until))
         });
+        let churn = (!self.setting.options.calm).then(|| {
+            let (members, votes, plan) = (self.members.clone(), self.history.votes(), self.plan.clone());
+            world.spawn("churn", churn::run(world.clone(), members, votes, plan, world.stream("churn")))
+        });
         let mut nemesis = Nemesis::new(&world, &self.setting.swarm, &self.members.hosts, &[]);
         nemesis.run(safety).await;
+        if let Some(churn) = churn {
+            churn.abort();
+        }
         world.heal_all();
         if let Some(losses) = losses {
             // One may be under way.
@@ -295,7 +349,7 @@ impl Run {
             world.sleep(Duration::from_millis(100)).await;
             return Ok(());
         }
-        self.stop.send_modify(|count| *count += 1);
+        (0..self.members.hosts.len()).for_each(|index| self.members.stop(index));
         let deadline = world.now() + Duration::from_secs(60);
         while let Some(host) = self.members.hosts.iter().find(|host| host.is_alive()) {
             if world.now() > deadline {
@@ -308,8 +362,9 @@ impl Run {
 }
 
 /// One life of a member.
-async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, members: Arc<Members>, common: Common, mut stop: watch::Receiver<u64>) {
+async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, members: Arc<Members>, common: Common) {
     members.forget(index);
+    let mut stop = members.stops[index].subscribe();
     let mut config = config;
     if plan.grows && index == 0 && rt.process_id().incarnation == 1 {
         // Alone at first. Later its configuration names all: else it would begin another ensemble when it has lost its disk.
@@ -331,7 +386,7 @@ async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, 
     };
     *lock(&members.slots[index]) = Some(coordination.clone());
     if let Some(status) = coordination.status().await {
-        lock(&members.with_log).insert(status.raft_id);
+        lock(&members.with_log).insert(status.raft_id, index);
     }
     for number in 0..plan.client_count {
         let label = format!("client {index} {number} {}", rt.process_id().incarnation);

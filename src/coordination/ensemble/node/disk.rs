@@ -59,7 +59,9 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
 
     pub(super) async fn flushed(&mut self, (storage, batch, written): Flushed<R>) {
         self.flush = None;
-        if let Err(error) = written {
+        if let Err(error) = written
+            && !plant!(&self.rt, "go-on-after-failed-write")
+        {
             self.halt(&format!("the coordination log cannot be written: {error}")).await;
         }
         let bytes = storage.file_bytes();

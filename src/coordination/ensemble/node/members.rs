@@ -7,6 +7,7 @@ use super::super::peer::Answer as PeerAnswer;
 use super::super::{ChangeRefused, Status};
 use super::{CAUGHT_UP_COUNT, Node};
 use crate::coordination::storage::format::MemberRecord;
+use crate::plant;
 use crate::runtime::Runtime;
 
 impl<R: Runtime, C: Consensus> Node<R, C> {
@@ -113,7 +114,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             let Some(record) = self.replicated.members.get(learner).cloned() else { continue };
             // A new one counts as active before it was ever heard of: it may have died before it had a log, and will come again as another. With a vote it
             // would be missing for good.
-            let has_log = progress.matched > 0;
+            let has_log = progress.matched > 0 || plant!(&self.rt, "vote-for-one-without-a-log");
             if !has_log || !progress.is_active || progress.matched + CAUGHT_UP_COUNT < self.core.committed() {
                 continue;
             }
