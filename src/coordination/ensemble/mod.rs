@@ -26,7 +26,9 @@ pub mod state;
 use std::collections::BTreeMap;
 
 use self::consensus::Leadership;
+use super::op::Command;
 use super::storage::format::{ConfState, HardState, MemberRecord};
+use super::tree::Applied;
 
 /// What a member knows of the ensemble.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +99,11 @@ pub trait Observer: Send + Sync + 'static {
     /// The member begins a life with this in its directory, `last_index` being the last entry of its log or of what its snapshot stands for.
     fn opened(&self, raft_id: u64, hard_state: HardState, last_index: u64) {
         let _ = (raft_id, hard_state, last_index);
+    }
+    /// The member has carried out an entry: the command and what came of it, or none if the entry asks nothing of the tree. Called before anybody is
+    /// told of it.
+    fn executed(&self, raft_id: u64, index: u64, term: u64, executed: Option<(&Command, &Applied)>) {
+        let _ = (raft_id, index, term, executed);
     }
     /// The member is about to tell another what cannot be taken back.
     fn promised(&self, raft_id: u64, promise: Promise) {

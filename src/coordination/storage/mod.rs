@@ -283,10 +283,6 @@ impl<R: Runtime> Storage<R> {
         self.failed = true;
         let (index, term) = (meta.index, meta.term);
         let received = format!("{RECEIVED_PREFIX}{}", snapshot_name(index));
-        if plant!(&self.rt, "new-log-before-its-snapshot") {
-            let head = LogHead { storage_id: self.storage_id, first_index: index + 1, previous_term: term, previous_file: None, hard_state };
-            create_log(&self.rt, &self.dir, &head, self.identity.as_ref()).await?;
-        }
         write_named(&self.rt, &self.dir, &received, self.storage_id, meta, state, items).await?;
         // From here on the new log stands, with all that this member promised: a file of that name among the old ones is replaced.
         let head = LogHead { storage_id: self.storage_id, first_index: index + 1, previous_term: term, previous_file: None, hard_state };
