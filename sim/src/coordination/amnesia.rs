@@ -108,7 +108,14 @@ async fn lose_file(world: &World, members: &Members, history: &History, index: u
     let Some((path, len)) = logs.last().cloned().filter(|(_, len)| *len >= HAS_RECORDS_BYTES && files.len() > 1) else { return false };
     world.count_fault_of("lose file", index as u64);
     world.event("a log file is lost", &[index as u64, len], Some(&path));
-    let removed = host.disk(|disk| disk.model.remove_file(Path::new(&path)).is_ok());
+    // For good: a power cut that comes on top does not bring it back.
+    let removed = host.disk(|disk| {
+        let removed = disk.model.remove_file(Path::new(&path)).is_ok();
+        if let Ok(ticket) = disk.model.begin_sync_dir(Path::new(DIR)) {
+            disk.model.end_sync_dir(ticket);
+        }
+        removed
+    });
     if !removed {
         return false;
     }

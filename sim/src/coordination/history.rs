@@ -9,12 +9,16 @@
 //!   version before it, a write not the same. Each value has one version and each version one value; a value that was refused is never seen.
 //! - *Sessions* (Z3, Z4): what one client sees of a register, and of the tree's last zxid, never goes back.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ottla::coordination::ensemble::{Observer, Promise};
+use ottla::coordination::op::Command;
 use ottla::coordination::storage::format::HardState;
+use ottla::coordination::tree::Applied;
 use tokio::sync::mpsc;
+
+use super::sessions::oracle::Oracle;
 
 use crate::verdict::Verdict;
 use crate::world::World;
@@ -68,6 +72,8 @@ struct Facts {
     /// The last term in which a member told how far its log is that leader's, and how far, by Raft id.
     logs: BTreeMap<u64, (u64, u64)>,
     voters: Option<mpsc::UnboundedSender<u64>>,
+    /// The members that ever began a life with a log.
+    opened: BTreeSet<u64>,
     acknowledged_count: u64,
 }
 
@@ -90,13 +96,15 @@ impl Votes {
 pub struct History {
     world: World,
     facts: Mutex<Facts>,
+    /// What the ensemble's transactions come to, and what clients of its servers may be told.
+    pub oracle: Arc<Oracle>,
 }
 
 impl History {
     /// An empty one of `register_count` registers. What breaks a promise decides the run at once.
     pub fn new(world: &World, register_count: usize) -> Self {
         let facts = Facts { registers: (0..register_count).map(|_| Register::default()).collect(), next_value: 1, ..Facts::default() };
-        Self { world: world.clone(), facts: Mutex::new(facts) }
+        Self { world: world.clone(), facts: Mutex::new(facts), oracle: Arc::new(Oracle::new(world)) }
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -215,6 +223,16 @@ impl History {
         self.broken(invariant, detail);
     }
 
+    /// These have a vote. Whoever is given one later than the first members must have a log.
+    pub fn voters(&self, first_count: u64, voters: &[u64]) {
+        let facts = self.facts();
+        let without = voters.iter().copied().find(|id| *id > first_count && !facts.opened.contains(id));
+        drop(facts);
+        if let Some(raft_id) = without {
+            self.broken("voter-has-log", format!("member {raft_id} was given a vote, and has never had a log"));
+        }
+    }
+
     /// Tells of votes from now on, to one.
     pub fn votes(&self) -> Votes {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -243,7 +261,8 @@ impl Observer for History {
     }
 
     fn opened(&self, raft_id: u64, hard_state: HardState, last_index: u64) {
-        let facts = self.facts();
+        let mut facts = self.facts();
+        facts.opened.insert(raft_id);
         let vote = facts.votes.range((raft_id, 0)..=(raft_id, u64::MAX)).next_back().map(|((_, term), candidate)| (*term, *candidate));
         let log = facts.logs.get(&raft_id).copied();
         drop(facts);
@@ -282,7 +301,12 @@ impl Observer for History {
         }
     }
 
+    fn executed(&self, raft_id: u64, index: u64, term: u64, executed: Option<(&Command, &Applied)>) {
+        self.oracle.executed(raft_id, index, term, executed);
+    }
+
     fn elected(&self, raft_id: u64, term: u64) {
+        self.oracle.elected(term);
         let before = *self.facts().leaders.entry(term).or_insert(raft_id);
         if before != raft_id {
             self.broken("one-leader-per-term", format!("members {before} and {raft_id} both lead in term {term}"));
