@@ -28,7 +28,7 @@ pub(super) struct PlantsArgs {
     /// Where capsules of finds go.
     #[arg(long, value_name = "DIRECTORY", default_value = "target/capsules")]
     capsules: PathBuf,
-    /// Write the outcome to this file, as a table in Markdown.
+    /// Write the outcome to this file, as a table in Markdown; those of other scenarios stay in it.
     #[arg(long, value_name = "FILE")]
     table: Option<PathBuf>,
 }
@@ -40,11 +40,23 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const TABLE_HEAD: &str = "# Plants\n\nHistoric bugs that are compiled in by the feature `plants` and switched on one at a time; how many seeds of the general sweep are run until each \
     is found. A seed that fails without the plant too does not count. Made by `ottla-sim plants --table docs/plants.md`.\n\n";
 
+/// All tables: those that `before` holds, with the one of that scenario replaced by `table`.
+fn tables(before: &str, scenario: &str, table: &str) -> String {
+    const BEGINS: &str = "Scenario `";
+    let mine = format!("{BEGINS}{scenario}`");
+    let others = before.match_indices(BEGINS).map(|(at, _)| at).collect::<Vec<_>>();
+    let ends = others.iter().skip(1).copied().chain([before.len()]);
+    let mut all: Vec<&str> = others.iter().zip(ends).map(|(from, to)| before[*from..to].trim_end()).filter(|one| !one.starts_with(&mine)).collect();
+    all.push(table.trim_end());
+    all.sort_unstable();
+    format!("{TABLE_HEAD}{}\n", all.join("\n\n"))
+}
+
 #[allow(clippy::disallowed_methods, reason = "a real file, outside the simulation")]
 pub(super) fn run(arguments: &PlantsArgs) -> Result<u8, String> {
     let mut code = 0;
     let mut table = format!(
-        "{TABLE_HEAD}Scenario `{}`, seeds from {}, each plant searched for {} times.\n\n| plant | seeds until found: median | all | found by | seconds |\n|---|---|---|---|---|\n",
+        "Scenario `{}`, seeds from {}, each plant searched for {} times.\n\n| plant | seeds until found: median | all | found by | seconds |\n|---|---|---|---|---|\n",
         arguments.common.scenario, arguments.from, arguments.times
     );
     let known = scenario::named(&arguments.common.scenario)?.plants();
@@ -96,7 +108,23 @@ pub(super) fn run(arguments: &PlantsArgs) -> Result<u8, String> {
         }
     }
     if let Some(path) = &arguments.table {
-        std::fs::write(path, table).map_err(|error| format!("--table {}: {error}", path.display()))?;
+        let before = std::fs::read_to_string(path).unwrap_or_default();
+        std::fs::write(path, tables(&before, &arguments.common.scenario, &table)).map_err(|error| format!("--table {}: {error}", path.display()))?;
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_takes_the_place_of_its_own_scenario_only() {
+        let (broker, coordination) = ("Scenario `broker`, x\n| a |\n", "Scenario `coordination`, x\n| b |\n");
+        let one = tables("", "coordination", coordination);
+        assert_eq!(one, format!("{TABLE_HEAD}{coordination}"));
+        let both = tables(&one, "broker", broker);
+        assert_eq!(both, format!("{TABLE_HEAD}{broker}\n{coordination}"));
+        assert_eq!(tables(&both, "broker", "Scenario `broker`, y\n"), format!("{TABLE_HEAD}Scenario `broker`, y\n\n{coordination}"));
+    }
 }

@@ -1,6 +1,7 @@
 //! Members that lose their disk, or a file of it, or their membership: what no member survives by itself, and the ensemble must as long as it is one
-//! at a time. The next one comes only when the ensemble has made up for the last: a leader knows as many voters as there are servers, and none of
-//! them is one that was lost.
+//! at a time. The next one comes only when the ensemble has made up for the last: a leader knows as many voters as there are servers, none of
+//! them is one that was lost, and each has had a log. One of the first members that died before it made its log is a loss too, which no fault here
+//! caused.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -74,7 +75,7 @@ fn wipe(world: &World, members: &Members, index: usize) {
     host.wipe_disk();
 }
 
-/// The Raft id of each server, if a leader knows exactly one voter for each, none of them lost, and nobody else.
+/// The Raft id of each server, if a leader knows exactly one voter for each, all of which had a log, none of them lost, and nobody else.
 async fn whole(world: &World, members: &Members, lost: &BTreeSet<u64>) -> Option<Vec<u64>> {
     for index in 0..members.hosts.len() {
         let Some(handle) = members.handle(index) else { continue };
@@ -85,7 +86,7 @@ async fn whole(world: &World, members: &Members, lost: &BTreeSet<u64>) -> Option
         let mut ids = vec![0; members.hosts.len()];
         for raft_id in &status.conf_state.voters {
             let server_id = status.members.get(raft_id).map_or(0, |record| record.server_id) as usize;
-            if (1..=ids.len()).contains(&server_id) && !lost.contains(raft_id) {
+            if (1..=ids.len()).contains(&server_id) && !lost.contains(raft_id) && members.had_log(*raft_id) {
                 ids[server_id - 1] = *raft_id;
             }
         }
@@ -107,7 +108,14 @@ async fn lose_file(world: &World, members: &Members, history: &History, index: u
     let Some((path, len)) = logs.last().cloned().filter(|(_, len)| *len >= HAS_RECORDS_BYTES && files.len() > 1) else { return false };
     world.count_fault_of("lose file", index as u64);
     world.event("a log file is lost", &[index as u64, len], Some(&path));
-    let removed = host.disk(|disk| disk.model.remove_file(Path::new(&path)).is_ok());
+    // For good: a power cut that comes on top does not bring it back.
+    let removed = host.disk(|disk| {
+        let removed = disk.model.remove_file(Path::new(&path)).is_ok();
+        if let Ok(ticket) = disk.model.begin_sync_dir(Path::new(DIR)) {
+            disk.model.end_sync_dir(ticket);
+        }
+        removed
+    });
     if !removed {
         return false;
     }
@@ -139,7 +147,10 @@ async fn lose_file(world: &World, members: &Members, history: &History, index: u
 async fn remove(world: &World, members: &Members, index: usize, raft_id: u64) -> bool {
     for at in 0..members.hosts.len() {
         let Some(handle) = members.handle(at) else { continue };
-        let Some(Ok(())) = world.timeout(Duration::from_secs(1), handle.change_members(Change::Remove(raft_id))).await else { continue };
+        // One that does not answer in time may begin it later.
+        if let Some(Err(_)) = world.timeout(Duration::from_secs(1), handle.change_members(Change::Remove(raft_id))).await {
+            continue;
+        }
         world.count_fault_of("remove member", raft_id);
         let deadline = world.now() + Duration::from_secs(10);
         while world.now() < deadline {

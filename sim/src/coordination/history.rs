@@ -2,16 +2,23 @@
 //!
 //! - *Agreement, prefix consistency, durability* (Z1, Z2): whatever any member ever applied at an index, in any of its lives, had the same term and left
 //!   the same digest of all before it. An entry that was lost and written anew differs.
-//! - *One leader per term.*
+//! - *One leader per term; one vote per term; no promise is forgotten*: what a member told another to have on its disk, a vote or a log, is there when it
+//!   begins its next life. It is this that a wrong order of writes breaks first, long before two leaders come of it.
 //! - *Linearizability* of writes and of reads after `sync` (Z3). Every write of a register carries a value of its own and is answered with the
 //!   version that it made, so the order of versions is the only possible witness: an operation that began after another had ended must not have a
 //!   version before it, a write not the same. Each value has one version and each version one value; a value that was refused is never seen.
 //! - *Sessions* (Z3, Z4): what one client sees of a register, and of the tree's last zxid, never goes back.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ottla::coordination::ensemble::Observer;
+use ottla::coordination::ensemble::{Observer, Promise};
+use ottla::coordination::op::Command;
+use ottla::coordination::storage::format::HardState;
+use ottla::coordination::tree::Applied;
+use tokio::sync::mpsc;
+
+use super::sessions::oracle::Oracle;
 
 use crate::verdict::Verdict;
 use crate::world::World;
@@ -60,20 +67,44 @@ struct Facts {
     zxid_floor: i64,
     applied: BTreeMap<u64, (u64, u64, u64)>,
     leaders: BTreeMap<u64, u64>,
+    /// The vote that a member gave, by Raft id and term.
+    votes: BTreeMap<(u64, u64), u64>,
+    /// The last term in which a member told how far its log is that leader's, and how far, by Raft id.
+    logs: BTreeMap<u64, (u64, u64)>,
+    voters: Option<mpsc::UnboundedSender<u64>>,
+    /// The members that ever began a life with a log.
+    opened: BTreeSet<u64>,
     acknowledged_count: u64,
+}
+
+/// Members that give their vote to another, as they do so.
+pub struct Votes(mpsc::UnboundedReceiver<u64>);
+
+impl Votes {
+    /// The Raft id of the next one.
+    pub async fn next(&mut self) -> Option<u64> {
+        self.0.recv().await
+    }
+
+    /// Forgets those that have come.
+    pub fn drain(&mut self) {
+        while self.0.try_recv().is_ok() {}
+    }
 }
 
 /// The history of a run.
 pub struct History {
     world: World,
     facts: Mutex<Facts>,
+    /// What the ensemble's transactions come to, and what clients of its servers may be told.
+    pub oracle: Arc<Oracle>,
 }
 
 impl History {
     /// An empty one of `register_count` registers. What breaks a promise decides the run at once.
     pub fn new(world: &World, register_count: usize) -> Self {
         let facts = Facts { registers: (0..register_count).map(|_| Register::default()).collect(), next_value: 1, ..Facts::default() };
-        Self { world: world.clone(), facts: Mutex::new(facts) }
+        Self { world: world.clone(), facts: Mutex::new(facts), oracle: Arc::new(Oracle::new(world)) }
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -192,6 +223,23 @@ impl History {
         self.broken(invariant, detail);
     }
 
+    /// These have a vote. Whoever is given one later than the first members must have a log.
+    pub fn voters(&self, first_count: u64, voters: &[u64]) {
+        let facts = self.facts();
+        let without = voters.iter().copied().find(|id| *id > first_count && !facts.opened.contains(id));
+        drop(facts);
+        if let Some(raft_id) = without {
+            self.broken("voter-has-log", format!("member {raft_id} was given a vote, and has never had a log"));
+        }
+    }
+
+    /// Tells of votes from now on, to one.
+    pub fn votes(&self) -> Votes {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.facts().voters = Some(sender);
+        Votes(receiver)
+    }
+
     /// The last index that anybody applied.
     pub fn last_applied(&self) -> u64 {
         self.facts().applied.last_key_value().map_or(0, |(index, _)| *index)
@@ -212,7 +260,53 @@ impl Observer for History {
         }
     }
 
+    fn opened(&self, raft_id: u64, hard_state: HardState, last_index: u64) {
+        let mut facts = self.facts();
+        facts.opened.insert(raft_id);
+        let vote = facts.votes.range((raft_id, 0)..=(raft_id, u64::MAX)).next_back().map(|((_, term), candidate)| (*term, *candidate));
+        let log = facts.logs.get(&raft_id).copied();
+        drop(facts);
+        if let Some((term, candidate)) = vote
+            && (hard_state.term < term || (hard_state.term == term && hard_state.vote != candidate))
+        {
+            self.broken("promise-kept", format!("member {raft_id} voted for {candidate} in term {term}, and comes back with {hard_state:?}"));
+        }
+        if let Some((term, index)) = log
+            && (hard_state.term < term || (hard_state.term == term && last_index < index))
+        {
+            let detail = format!("member {raft_id} had entries up to {index} in term {term}, and comes back with {last_index} and {hard_state:?}");
+            self.broken("promise-kept", detail);
+        }
+    }
+
+    fn promised(&self, raft_id: u64, promise: Promise) {
+        let mut facts = self.facts();
+        match promise {
+            Promise::Vote { term, candidate } => {
+                let before = *facts.votes.entry((raft_id, term)).or_insert(candidate);
+                if candidate != raft_id
+                    && let Some(voters) = &facts.voters
+                {
+                    let _ = voters.send(raft_id);
+                }
+                drop(facts);
+                if before != candidate {
+                    self.broken("one-vote-per-term", format!("member {raft_id} voted for {before} in term {term}, and then for {candidate}"));
+                }
+            }
+            Promise::Log { term, index } => {
+                let log = facts.logs.entry(raft_id).or_default();
+                *log = if log.0 == term { (term, log.1.max(index)) } else { (*log).max((term, index)) };
+            }
+        }
+    }
+
+    fn executed(&self, raft_id: u64, index: u64, term: u64, executed: Option<(&Command, &Applied)>) {
+        self.oracle.executed(raft_id, index, term, executed);
+    }
+
     fn elected(&self, raft_id: u64, term: u64) {
+        self.oracle.elected(term);
         let before = *self.facts().leaders.entry(term).or_insert(raft_id);
         if before != raft_id {
             self.broken("one-leader-per-term", format!("members {before} and {raft_id} both lead in term {term}"));
@@ -287,6 +381,31 @@ mod tests {
             history.applied(2, 5, 2, 7);
         });
         assert!(is_broken(&apart, "agreement"), "{apart}");
+        let disk = |term, vote| HardState { term, vote, commit: 0 };
+        let promises = |history: &History| {
+            history.promised(1, Promise::Vote { term: 5, candidate: 2 });
+            history.promised(1, Promise::Log { term: 5, index: 9 });
+            history.promised(1, Promise::Log { term: 5, index: 8 });
+        };
+        let kept = verdict(move |history| {
+            promises(history);
+            history.opened(1, disk(5, 2), 9);
+            history.opened(1, disk(6, 0), 7);
+            history.opened(2, disk(0, 0), 0);
+        });
+        assert_eq!(kept, Verdict::Clean);
+        for (hard_state, last_index) in [(disk(5, 0), 9), (disk(5, 2), 8), (disk(4, 2), 9)] {
+            let forgotten = verdict(move |history| {
+                promises(history);
+                history.opened(1, hard_state, last_index);
+            });
+            assert!(is_broken(&forgotten, "promise-kept"), "{forgotten}");
+        }
+        let voted_twice = verdict(move |history| {
+            promises(history);
+            history.promised(1, Promise::Vote { term: 5, candidate: 3 });
+        });
+        assert!(is_broken(&voted_twice, "one-vote-per-term"), "{voted_twice}");
         let two = verdict(|history| {
             history.elected(1, 5);
             history.elected(2, 5);

@@ -33,6 +33,12 @@ pub struct Plan {
     pub lose_file_mean_ms: u64,
     /// The mean time between two removals of a member, in milliseconds; 0 for none.
     pub remove_mean_ms: u64,
+    /// The mean time between two faults that make elections, in milliseconds; 0 for none.
+    pub churn_mean_ms: u64,
+    /// How many clients come over the network.
+    pub session_client_count: usize,
+    /// The mean time between what one of them does, in milliseconds.
+    pub session_pause_mean_ms: u64,
 }
 
 impl Plan {
@@ -57,7 +63,23 @@ impl Plan {
         let wipe_mean_ms = sometimes(&[0, 0, 6_000, 20_000]);
         let lose_file_mean_ms = sometimes(&[0, 0, 8_000, 20_000]);
         let remove_mean_ms = sometimes(&[0, 0, 8_000, 25_000]);
-        Self { member_count, grows, register_count, client_count, pause_mean_ms, options, wipe_mean_ms, lose_file_mean_ms, remove_mean_ms }
+        let churn_mean_ms = sometimes(&[0, 0, 1_500, 6_000]);
+        let session_client_count = draws.between(2, 7) as usize;
+        let session_pause_mean_ms = *draws.pick(&[20, 100, 400]);
+        Self {
+            member_count,
+            grows,
+            register_count,
+            client_count,
+            pause_mean_ms,
+            options,
+            wipe_mean_ms,
+            lose_file_mean_ms,
+            remove_mean_ms,
+            churn_mean_ms,
+            session_client_count,
+            session_pause_mean_ms,
+        }
     }
 }
 
@@ -65,7 +87,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} members{}, {} clients each, {} registers, an operation per {} ms; snapshots {:?}; a disk lost per {} ms, a file per {} ms, a member removed per {} ms",
+            "{} members{}, {} clients each, {} registers, an operation per {} ms; snapshots {:?}; a disk lost per {} ms, a file per {} ms, a member removed per {} ms; an election per {} ms; {} clients over the network, each waits {} ms",
             self.member_count,
             if self.grows { " grown from one" } else { "" },
             self.client_count,
@@ -74,7 +96,10 @@ impl fmt::Display for Plan {
             self.options,
             self.wipe_mean_ms,
             self.lose_file_mean_ms,
-            self.remove_mean_ms
+            self.remove_mean_ms,
+            self.churn_mean_ms,
+            self.session_client_count,
+            self.session_pause_mean_ms
         )
     }
 }

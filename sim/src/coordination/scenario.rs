@@ -2,8 +2,8 @@
 //! membership. *Heal*. *Converge*: every member is a voter again and answers a `sync`. *Serve*: a write by way of each. *Rescan*: every register by way of
 //! each member, and again after all were stopped, in order and by a power cut. What must hold at every event is in [`super::history`].
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,19 +11,23 @@ use std::time::Duration;
 use ottla::coordination::Coordination;
 use ottla::coordination::ensemble::peer::Secret;
 use ottla::coordination::ensemble::start::EnsembleConfig;
+use ottla::coordination::server::{Server, ServerConfig};
 use ottla::runtime::{HostPort, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::amnesia;
 use super::client::{Client, Common, audit, path, serve};
 use super::history::History;
 use super::plan::{DIR, PORT, Plan};
+use super::sessions::client::{CLIENT_PORT, Client as SessionClient, Common as SessionCommon};
+use super::sessions::habits::{self, Habit};
+use super::{amnesia, churn};
+use crate::broker::link::Phase;
 use crate::nemesis::Nemesis;
 use crate::runtime::SimRuntime;
 use crate::scenario::{RunOptions, Running, Scenario, Setting};
 use crate::state::CrashKind;
 use crate::verdict::Verdict;
-use crate::world::Host;
+use crate::world::{Host, World};
 
 const DEFAULT_SECONDS: u64 = 75;
 /// After healing, all members must be voters and answer within this.
@@ -32,6 +36,12 @@ const CONVERGE_WITHIN: Duration = Duration::from_secs(120);
 const SERVE_WITHIN: Duration = Duration::from_secs(20);
 /// The most members that there are.
 const MEMBER_MAX_COUNT: usize = 5;
+/// Every client must be served within this, in a healed world.
+const CLIENTS_SERVED_WITHIN: Duration = Duration::from_secs(60);
+/// All sessions must have ended within this once nobody shows a sign of life: the longest time-out, and as much again and more for what may be late.
+const SESSIONS_END_WITHIN: Duration = Duration::from_secs(30);
+/// How many hosts the clients over the network have.
+const CLIENT_HOST_COUNT: usize = 2;
 /// A seed counts if it ran so long and so much happened.
 const MIN_SECONDS: u64 = 60;
 const MIN_OPERATION_COUNT: u64 = 200;
@@ -50,7 +60,23 @@ impl Scenario for CoordinationScenario {
     }
 
     fn plants(&self) -> &'static [&'static str] {
-        &["ack-append-before-fsync", "vote-not-persisted", "apply-before-commit", "wiped-member-votes", "skip-log-gap-on-start", "stale-read-without-readindex"]
+        &[
+            "ack-append-before-fsync",
+            "vote-not-persisted",
+            "apply-before-commit",
+            "wiped-member-votes",
+            "vote-for-one-without-a-log",
+            "skip-log-gap-on-start",
+            "replaced-entry-returns",
+            "snapshot-not-synced",
+            "go-on-after-failed-write",
+            "stale-read-without-readindex",
+            "session-not-fenced-after-move",
+            "stale-session-accepted",
+            "ephemeral-outlives-session",
+            "new-leader-grants-no-time",
+            "watch-lost-on-snapshot",
+        ]
     }
 
     fn victim_count(&self) -> usize {
@@ -79,6 +105,10 @@ pub struct Members {
     /// The hosts; server ids count from 1.
     pub hosts: Vec<Host>,
     slots: Vec<Mutex<Option<Coordination<SimRuntime>>>>,
+    /// The Raft ids of members that ever were open, and which host's they are.
+    with_log: Mutex<BTreeMap<u64, usize>>,
+    /// Counts the requests to stop in order, of each.
+    stops: Vec<watch::Sender<u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,6 +119,46 @@ impl Members {
     /// The member's process is no more.
     pub fn forget(&self, index: usize) {
         *lock(&self.slots[index]) = None;
+    }
+
+    /// Whether the member with that Raft id ever had a log. It may be among the first members without ever having had one.
+    pub fn had_log(&self, raft_id: u64) -> bool {
+        self.index_of(raft_id).is_some()
+    }
+
+    /// Whose Raft id that is.
+    pub fn index_of(&self, raft_id: u64) -> Option<usize> {
+        lock(&self.with_log).get(&raft_id).copied()
+    }
+
+    /// Crashes a member's host.
+    pub fn crash(&self, index: usize, kind: CrashKind) {
+        self.forget(index);
+        self.hosts[index].crash(kind);
+    }
+
+    /// Starts it if it is down.
+    pub fn revive(&self, index: usize) {
+        if !self.hosts[index].is_alive() {
+            self.hosts[index].restart();
+        }
+    }
+
+    /// Asks it to stop in order.
+    pub fn stop(&self, index: usize) {
+        self.stops[index].send_modify(|count| *count += 1);
+    }
+
+    /// Blocks or frees the ways from a member to all others, to it from them, or both.
+    pub fn cut(&self, world: &World, index: usize, (out, within): (bool, bool), blocked: bool) {
+        for host in self.hosts.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, host)| host) {
+            if out {
+                world.set_blocked(&self.hosts[index], host, blocked);
+            }
+            if within {
+                world.set_blocked(host, &self.hosts[index], blocked);
+            }
+        }
     }
 
     /// The handle of a member whose process lives and takes part.
@@ -104,8 +174,11 @@ struct Run {
     history: Arc<History>,
     common: Common,
     works: watch::Sender<bool>,
-    /// Counts the requests to stop in order.
-    stop: watch::Sender<u64>,
+    /// How far the run is, for the clients over the network.
+    phase: watch::Sender<Phase>,
+    client_hosts: Vec<Host>,
+    /// Those of them that were served after healing.
+    served: Arc<Mutex<BTreeSet<usize>>>,
 }
 
 impl Run {
@@ -115,7 +188,9 @@ impl Run {
         world.event("plan", &[], Some(&plan.to_string()));
         let history = Arc::new(History::new(world, plan.register_count));
         let hosts: Vec<Host> = (0..plan.member_count).map(|index| world.host(&format!("member-{}", index + 1))).collect();
+        let client_hosts = (1..=CLIENT_HOST_COUNT).map(|number| world.host(&format!("client-{number}"))).collect();
         let slots = hosts.iter().map(|_| Mutex::default()).collect();
+        let stops = hosts.iter().map(|_| watch::Sender::new(0)).collect();
         let (works, works_seen) = watch::channel(true);
         let common = Common {
             history: history.clone(),
@@ -124,7 +199,17 @@ impl Run {
             pause_mean_ms: plan.pause_mean_ms,
             works: works_seen,
         };
-        Self { plan, members: Arc::new(Members { hosts, slots }), history, common, works, stop: watch::Sender::new(0), setting }
+        Self {
+            plan,
+            members: Arc::new(Members { hosts, slots, stops, with_log: Mutex::default() }),
+            history,
+            common,
+            works,
+            phase: watch::Sender::new(Phase::Safety),
+            client_hosts,
+            served: Arc::default(),
+            setting,
+        }
     }
 
     fn start_members(&self) {
@@ -137,14 +222,48 @@ impl Run {
                 secret: Secret::new("the secret of a simulated ensemble"),
                 listen: SocketAddr::from(([0, 0, 0, 0], PORT)),
             };
-            let (members, plan, common, stop) = (self.members.clone(), self.plan.clone(), self.common.clone(), self.stop.clone());
-            host.start(move |rt| live(rt, index, config.clone(), plan.clone(), members.clone(), common.clone(), stop.subscribe()));
+            let (members, plan, common) = (self.members.clone(), self.plan.clone(), self.common.clone());
+            host.start(move |rt| live(rt, index, config.clone(), plan.clone(), members.clone(), common.clone()));
+        }
+    }
+
+    fn start_clients(&self) {
+        let common = SessionCommon {
+            oracle: self.history.oracle.clone(),
+            world: self.setting.world.clone(),
+            member_count: self.plan.member_count,
+            phase: self.phase.subscribe(),
+        };
+        for (host_index, host) in self.client_hosts.iter().enumerate() {
+            let (common, plan, ip, served) = (common.clone(), self.plan.clone(), host.ip(), self.served.clone());
+            host.start(move |rt| visit(rt, host_index, common.clone(), plan.clone(), ip, served.clone()));
+        }
+    }
+
+    /// Looks at the members from time to time: who votes, and whether their trees are as large as they must be.
+    async fn look(world: World, members: Arc<Members>, history: Arc<History>, plan: Plan) {
+        let first_count = if plan.grows { 1 } else { plan.member_count as u64 };
+        loop {
+            world.sleep(Duration::from_millis(300)).await;
+            for index in 0..plan.member_count {
+                let Some(handle) = members.handle(index) else { continue };
+                let (zxid, size) = (handle.last_zxid(), handle.size());
+                if history.oracle.size(zxid).is_some_and(|expected| expected != size) {
+                    let expected = history.oracle.size(zxid);
+                    history.violation("replay", format!("member-{} has {size:?} znodes and bytes at {zxid}, and should have {expected:?}", index + 1));
+                }
+                if let Some(Some(status)) = world.timeout(Duration::from_millis(100), handle.status()).await {
+                    history.voters(first_count, &status.conf_state.voters);
+                }
+            }
         }
     }
 
     async fn run(self) -> Result<Verdict, Verdict> {
         let world = self.setting.world.clone();
         self.start_members();
+        self.start_clients();
+        world.spawn("look", Self::look(world.clone(), self.members.clone(), self.history.clone(), self.plan.clone()));
         let seconds = self.setting.options.seconds.unwrap_or(DEFAULT_SECONDS);
         let safety = Duration::from_secs(seconds);
         let losses = (!self.setting.options.calm).then(|| {
@@ -152,8 +271,15 @@ impl Run {
             let until = world.now() + safety;
             world.spawn("amnesia", amnesia::run(world.clone(), members, history, plan, world.stream("amnesia"), until))
         });
-        let mut nemesis = Nemesis::new(&world, &self.setting.swarm, &self.members.hosts, &[]);
+        let churn = (!self.setting.options.calm).then(|| {
+            let (members, votes, plan) = (self.members.clone(), self.history.votes(), self.plan.clone());
+            world.spawn("churn", churn::run(world.clone(), members, votes, plan, world.stream("churn")))
+        });
+        let mut nemesis = Nemesis::new(&world, &self.setting.swarm, &self.members.hosts, &self.client_hosts);
         nemesis.run(safety).await;
+        if let Some(churn) = churn {
+            churn.abort();
+        }
         world.heal_all();
         if let Some(losses) = losses {
             // One may be under way.
@@ -170,6 +296,7 @@ impl Run {
         self.works.send_replace(false);
         self.converge("after healing").await?;
         self.serve_and_rescan("after healing").await?;
+        self.serve_clients().await?;
         self.check_sessions().await?;
         self.stop_all(true).await?;
         self.converge("after all were stopped").await?;
@@ -257,12 +384,37 @@ impl Run {
         Ok(())
     }
 
+    /// Every client over the network does fresh work; then they go, with a word or without.
+    async fn serve_clients(&self) -> Result<(), Verdict> {
+        let world = &self.setting.world;
+        self.phase.send_replace(Phase::Converge);
+        let deadline = world.now() + CLIENTS_SERVED_WITHIN;
+        let all: BTreeSet<usize> = (0..self.plan.session_client_count).collect();
+        while *lock(&self.served) != all {
+            if world.now() > deadline {
+                let waiting: Vec<usize> = all.difference(&lock(&self.served)).copied().collect();
+                return Err(Verdict::Liveness { reason: format!("{CLIENTS_SERVED_WITHIN:?} after healing the clients {waiting:?} were not served") });
+            }
+            world.sleep(Duration::from_millis(100)).await;
+        }
+        self.phase.send_replace(Phase::Done);
+        Ok(())
+    }
+
     /// No client shows a sign of life any more: all sessions must end, and their znodes with them.
     async fn check_sessions(&self) -> Result<(), Verdict> {
         let world = &self.setting.world;
-        let deadline = world.now() + Duration::from_secs(20);
+        let deadline = world.now() + SESSIONS_END_WITHIN;
         loop {
             world.sleep(Duration::from_millis(500)).await;
+            let living = self.history.oracle.living();
+            if !living.is_empty() {
+                if world.now() > deadline {
+                    let detail = format!("sessions {living:x?} have not ended {SESSIONS_END_WITHIN:?} after their clients went");
+                    return Err(Verdict::Liveness { reason: detail });
+                }
+                continue;
+            }
             let Some(handle) = self.members.handle(0) else { continue };
             let left = match handle.children("/").await {
                 Ok((names, _)) => names.into_iter().filter(|name| name.starts_with('e')).count(),
@@ -287,7 +439,7 @@ impl Run {
             world.sleep(Duration::from_millis(100)).await;
             return Ok(());
         }
-        self.stop.send_modify(|count| *count += 1);
+        (0..self.members.hosts.len()).for_each(|index| self.members.stop(index));
         let deadline = world.now() + Duration::from_secs(60);
         while let Some(host) = self.members.hosts.iter().find(|host| host.is_alive()) {
             if world.now() > deadline {
@@ -300,8 +452,9 @@ impl Run {
 }
 
 /// One life of a member.
-async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, members: Arc<Members>, common: Common, mut stop: watch::Receiver<u64>) {
+async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, members: Arc<Members>, common: Common) {
     members.forget(index);
+    let mut stop = members.stops[index].subscribe();
     let mut config = config;
     if plan.grows && index == 0 && rt.process_id().incarnation == 1 {
         // Alone at first. Later its configuration names all: else it would begin another ensemble when it has lost its disk.
@@ -322,11 +475,52 @@ async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, 
         }
     };
     *lock(&members.slots[index]) = Some(coordination.clone());
+    if let Some(status) = coordination.status().await {
+        lock(&members.with_log).insert(status.raft_id, index);
+    }
     for number in 0..plan.client_count {
         let label = format!("client {index} {number} {}", rt.process_id().incarnation);
         let client = Client::new(rt.clone(), coordination.clone(), common.clone(), common.world.stream(&label));
         rt.spawn("client", client.run());
     }
+    let listener = match rt.listen(SocketAddr::from(([0, 0, 0, 0], CLIENT_PORT))).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            rt.halt(&format!("the member cannot listen for clients: {error}")).await;
+            return;
+        }
+    };
+    let config = ServerConfig {
+        tick_ms: 500,
+        min_session_timeout_ms: 3_000,
+        max_session_timeout_ms: 10_000,
+        max_connections_per_address: 0,
+        idle_check_ms: 1_000,
+        never_used_ms: 5_000,
+        ..ServerConfig::default()
+    };
+    let server = Server::start(coordination.clone(), vec![listener], config);
     let _ = stop.changed().await;
+    server.shutdown().await;
     coordination.shutdown().await;
+}
+
+/// The life of a host of clients.
+async fn visit(rt: SimRuntime, host_index: usize, common: SessionCommon, plan: Plan, ip: Ipv4Addr, served: Arc<Mutex<BTreeSet<usize>>>) {
+    let (working, mut all) = mpsc::channel::<()>(1);
+    for index in (0..plan.session_client_count).filter(|index| index % CLIENT_HOST_COUNT == host_index) {
+        let mut stream = common.world.stream(&format!("session client {index}"));
+        let habit = Habit::draw(&mut stream);
+        let client = SessionClient::new(rt.clone(), common.clone(), stream, index, ip);
+        let (working, served) = (working.clone(), served.clone());
+        rt.spawn("session-client", async move {
+            let served = || {
+                lock(&served).insert(index);
+            };
+            habits::run(client, habit, plan.session_pause_mean_ms, served).await;
+            drop(working);
+        });
+    }
+    drop(working);
+    let _ = all.recv().await; // Nothing is sent: it ends with the last of them.
 }

@@ -29,7 +29,9 @@ pub mod state;
 use std::collections::BTreeMap;
 
 use self::consensus::Leadership;
-use super::storage::format::{ConfState, MemberRecord};
+use super::op::Command;
+use super::storage::format::{ConfState, HardState, MemberRecord};
+use super::tree::Applied;
 
 /// What a member knows of the ensemble.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +80,40 @@ pub enum ChangeRefused {
     Ended,
 }
 
+/// What a member promises with a message that is about to go. It must be on its disk by then, and stay there: Raft's safety is built on nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// Nobody but `candidate` has its vote in `term`.
+    Vote {
+        /// The term.
+        term: u64,
+        /// The candidate's Raft id; its own, if it stands.
+        candidate: u64,
+    },
+    /// Its log is that of the leader of `term`, up to `index`.
+    Log {
+        /// The term.
+        term: u64,
+        /// The index.
+        index: u64,
+    },
+}
+
 /// Looks on: for checks that hold over all members. Called by the node, in the order of things; must not block.
 pub trait Observer: Send + Sync + 'static {
+    /// The member begins a life with this in its directory, `last_index` being the last entry of its log or of what its snapshot stands for.
+    fn opened(&self, raft_id: u64, hard_state: HardState, last_index: u64) {
+        let _ = (raft_id, hard_state, last_index);
+    }
+    /// The member has carried out an entry: the command and what came of it, or none if the entry asks nothing of the tree. Called before anybody is
+    /// told of it.
+    fn executed(&self, raft_id: u64, index: u64, term: u64, executed: Option<(&Command, &Applied)>) {
+        let _ = (raft_id, index, term, executed);
+    }
+    /// The member is about to tell another what cannot be taken back.
+    fn promised(&self, raft_id: u64, promise: Promise) {
+        let _ = (raft_id, promise);
+    }
     /// The member has applied the entry; two members with the same index must have the same digest.
     fn applied(&self, raft_id: u64, index: u64, term: u64, digest: u64);
     /// The member leads in that term; nobody else ever does.

@@ -25,7 +25,7 @@ use super::consensus::{Consensus, RaftMessage, Work};
 use super::network::{Network, OutgoingSnapshot, ReceivedSnapshot};
 use super::origin::Origin;
 use super::peer::{Answer as PeerAnswer, Order, PeerMessage};
-use super::raft_core::SNAPSHOT_KIND;
+use super::raft_core::{SNAPSHOT_KIND, promise_of};
 use super::state::{Payload, Replicated};
 use crate::codec;
 use crate::coordination::op::{Command, ErrorCode, Failure, Request};
@@ -235,6 +235,9 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         let NodeParts { rt, core, storage, tree, replicated, shared, options, raft_id, server_id, address, network, .. } = parts;
         *shared.tree.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = tree;
         let (first, last) = core.log_range();
+        if let Some(observer) = &parts.observer {
+            observer.opened(raft_id, storage.hard_state(), storage.last_index());
+        }
         let standing = Standing::new(rt.now());
         let node = Self {
             origin: Origin::new(raft_id, rt.random_u64()),
@@ -621,6 +624,9 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     fn send(&mut self, message: RaftMessage) {
         let to = message.to;
         let Some(network) = &self.network else { return };
+        if let (Some(observer), Some(promise)) = (&self.observer, promise_of(&message)) {
+            observer.promised(self.raft_id, promise);
+        }
         if message.kind == SNAPSHOT_KIND {
             let (index, term) = self.replicated.applied;
             let tree = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();

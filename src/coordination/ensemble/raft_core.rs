@@ -7,6 +7,7 @@ use raft::eraftpb::{
 };
 use raft::{Config, RawNode, SnapshotStatus, StateRole, Storage};
 
+use super::Promise;
 use super::consensus::{Change, Consensus, Leadership, NotTaken, Progress, RaftMessage, Work};
 use super::log_store::LogStore;
 use crate::codec;
@@ -317,6 +318,20 @@ const KINDS: [MessageType; 15] = [
 
 /// The number of the kind that announces a snapshot, in [`RaftMessage::kind`].
 pub const SNAPSHOT_KIND: u8 = MessageType::MsgSnapshot as u8;
+
+/// What a member promises by sending `message`, if anything.
+pub fn promise_of(message: &RaftMessage) -> Option<Promise> {
+    let is = |kind: MessageType| message.kind == kind as u8;
+    if is(MessageType::MsgRequestVote) {
+        Some(Promise::Vote { term: message.term, candidate: message.from })
+    } else if is(MessageType::MsgRequestVoteResponse) && !message.reject {
+        Some(Promise::Vote { term: message.term, candidate: message.to })
+    } else if is(MessageType::MsgAppendResponse) && !message.reject {
+        Some(Promise::Log { term: message.term, index: message.index })
+    } else {
+        None
+    }
+}
 
 fn to_raft_message(message: RaftMessage) -> Option<Message> {
     let kind = *KINDS.iter().find(|kind| **kind as u8 == message.kind)?;

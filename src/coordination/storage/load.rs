@@ -110,6 +110,7 @@ pub async fn open_as<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>
         last_index: 0,
         last_term: 0,
         rolled_to: None,
+        keeps_replaced: plant!(&rt, "replaced-entry-returns"),
     };
     let mut dropped_bytes = 0;
     let mut tail = None;
@@ -279,6 +280,8 @@ struct Scan {
     last_index: u64,
     last_term: u64,
     rolled_to: Option<u64>,
+    /// A plant: an entry that was replaced comes back.
+    keeps_replaced: bool,
 }
 
 impl Scan {
@@ -369,8 +372,13 @@ impl Scan {
                     self.entries.clear(); // What stood behind it was replaced.
                 } else {
                     let at = usize::try_from(entry.index - self.snapshot_last - 1).unwrap_or(usize::MAX);
-                    self.entries.truncate(at);
-                    self.entries.push(entry);
+                    if self.keeps_replaced && at < self.entries.len() {
+                        self.last_index = self.snapshot_last + self.entries.len() as u64;
+                        self.last_term = self.entries.last().map_or(0, |entry| entry.term);
+                    } else {
+                        self.entries.truncate(at);
+                        self.entries.push(entry);
+                    }
                 }
             }
             kind::IDENTITY => self.identity = Some(placed(path, position, frame)?),

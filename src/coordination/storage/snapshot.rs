@@ -9,6 +9,7 @@ use super::reader::{FrameReader, Next};
 use super::{StorageError, load};
 use crate::codec;
 use crate::coordination::tree::{Items, Restore, SnapshotItem, Tree};
+use crate::plant;
 use crate::runtime::{Disk, File, Open, Runtime};
 
 /// About how many bytes of items share a frame.
@@ -69,7 +70,9 @@ pub(super) async fn write_named<R: Runtime>(
     codec::write_frame(&mut bytes, FORMAT, kind::SNAPSHOT_ITEMS, &chunk)?;
     codec::write_frame(&mut bytes, FORMAT, kind::SNAPSHOT_END, &SnapshotEnd { item_count })?;
     position = write_out(&file, position, &mut bytes, &temporary).await?;
-    file.sync_data().await.map_err(StorageError::io("sync", &temporary))?;
+    if !plant!(rt, "snapshot-not-synced") {
+        file.sync_data().await.map_err(StorageError::io("sync", &temporary))?;
+    }
     disk.rename(&temporary, &path).await.map_err(StorageError::io("rename", &temporary))?;
     disk.sync_dir(dir).await.map_err(StorageError::io("sync the directory", dir))?;
     Ok(position)

@@ -71,6 +71,11 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 let outcome = self.replicated.apply(&mut tree, entry, &says);
                 if let Some(observer) = &self.observer {
                     observer.applied(self.raft_id, entry.index, entry.term, self.replicated.digest);
+                    let executed = match &outcome {
+                        Outcome::Executed(applied) => says.command().map(|command| (command, applied)),
+                        Outcome::Skipped => None,
+                    };
+                    observer.executed(self.raft_id, entry.index, entry.term, executed);
                 }
                 let executed = match outcome {
                     Outcome::Executed(applied) => {

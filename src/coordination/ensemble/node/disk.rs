@@ -59,7 +59,9 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
 
     pub(super) async fn flushed(&mut self, (storage, batch, written): Flushed<R>) {
         self.flush = None;
-        if let Err(error) = written {
+        if let Err(error) = written
+            && !plant!(&self.rt, "go-on-after-failed-write")
+        {
             self.halt(&format!("the coordination log cannot be written: {error}")).await;
         }
         let bytes = storage.file_bytes();
@@ -97,7 +99,8 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 Err(oneshot::error::TryRecvError::Empty) => return,
                 Ok(Ok((bytes, index))) => {
                     self.last_snapshot_bytes = bytes;
-                    self.core.compact(index.saturating_sub(TRAILING_COUNT));
+                    let trailing_count = if self.rt.buggify("coordination-short-trail") { 4 } else { TRAILING_COUNT };
+                    self.core.compact(index.saturating_sub(trailing_count));
                 }
                 // The log is whole without it. The next attempt comes after as many bytes again.
                 Ok(Err(error)) => tracing::error!(%error, "the coordination snapshot could not be written; the log grows until one can"),

@@ -7,6 +7,7 @@ use super::super::peer::{Answer as PeerAnswer, MembersView, Order};
 use super::super::{ChangeRefused, Status};
 use super::{CAUGHT_UP_COUNT, Met, Node};
 use crate::coordination::storage::format::{FORMAT, MemberRecord};
+use crate::plant;
 use crate::runtime::Runtime;
 
 impl<R: Runtime, C: Consensus> Node<R, C> {
@@ -223,7 +224,10 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         for learner in &conf_state.learners {
             let Some(progress) = self.core.progress(*learner) else { continue };
             let Some(record) = self.replicated.members.get(learner).cloned() else { continue };
-            if !progress.is_active || progress.matched + CAUGHT_UP_COUNT < self.core.committed() {
+            // A new one counts as active before it was ever heard of: it may have died before it had a log, and will come again as another. With a vote it
+            // would be missing for good.
+            let has_log = progress.matched > 0 || plant!(&self.rt, "vote-for-one-without-a-log");
+            if !has_log || !progress.is_active || progress.matched + CAUGHT_UP_COUNT < self.core.committed() {
                 continue;
             }
             let lost = self

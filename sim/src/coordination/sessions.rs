@@ -1,0 +1,15 @@
+//! ZooKeeper sessions over the simulated network: the real server on every member, and clients of their own hosts, whose every answer is judged.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`oracle`] | the tree of its own that the committed transactions are applied to, and what answers must be |
+//! | [`watches`] | what a session's watches must be told |
+//! | [`client`] | a recorded client: session, connection, requests under way |
+//! | [`request`] | requests and their bytes |
+//! | [`habits`] | what clients do |
+
+pub mod client;
+pub mod habits;
+pub mod oracle;
+pub mod request;
+pub mod watches;

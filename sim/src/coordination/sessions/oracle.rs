@@ -1,0 +1,468 @@
+//! The replay oracle: a tree of its own that every committed transaction is applied to, and what clients were told held against it.
+//!
+//! Every answer names the transaction up to which it shows the tree, so there is exactly one right answer to each request:
+//! - *Replay* (Z2): what a transaction came to on any member, in any of its lives, is what it comes to here.
+//! - *Reads* (Z3, Z4): an answer is what the tree held at its zxid, to the last field; within a session zxids never go back, on whatever member.
+//! - *Writes* (Z3): an answer's zxid is that of a transaction with exactly these operations of this session, and the outcome is its outcome. It is above
+//!   every zxid that anybody had been shown before the request began. What was refused is not in the log, what was written is there once.
+//! - *`sync`* (Z3): a read behind it shows at least every zxid that anybody had been shown before it began.
+//! - *Sessions* (Z5): none ends for its silence before its time-out is over since it began or since the leader that ends it was elected; none that has
+//!   ended is taken up again, none that lives is told to have ended; what a connection asked for is not carried out once its session has moved on.
+//! - *Watches* (Z6): [`super::watches`].
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ottla::coordination::acl::{self, Identity, perms};
+use ottla::coordination::jute::{JuteError, Reader};
+use ottla::coordination::op::{Command, ErrorCode, Event, Failure, Operation, OperationResult, Request};
+use ottla::coordination::protocol::{ConnectResponse, opcode};
+use ottla::coordination::tree::{Applied, Tree};
+
+use super::request::{Asked, Kind};
+use crate::verdict::Verdict;
+use crate::world::World;
+
+/// Clocks run at most this much too fast, in percent, with every drift that is injected; and what rounding adds.
+const FAST_PERCENT: u64 = 145;
+const ROUNDING: Duration = Duration::from_millis(20);
+
+/// A transaction.
+struct Transaction {
+    command: Option<Command>,
+    outcome: Option<Result<Vec<OperationResult>, Failure>>,
+    events: Vec<Event>,
+}
+
+#[derive(Default)]
+struct SessionFacts {
+    timeout: Duration,
+    begun_at: Duration,
+    ended_at: Option<Duration>,
+    /// Connections of its client that were accepted, in order: their number, and the transaction that attached the session to them, or a later one.
+    attached: Vec<(u64, i64)>,
+    /// What was carried out for which of its connections.
+    carried_out: Vec<(u64, i64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Open,
+    Refused,
+    Done(i64),
+}
+
+#[derive(Default)]
+struct Facts {
+    tree: Tree,
+    trees: BTreeMap<i64, Tree>,
+    log: BTreeMap<i64, Transaction>,
+    elected: BTreeMap<u64, Duration>,
+    /// The highest zxid that anybody was shown.
+    shown: i64,
+    values: BTreeMap<Bytes, Fate>,
+    sessions: BTreeMap<i64, SessionFacts>,
+    last_value: u64,
+}
+
+/// A request that has begun: what was known before.
+#[derive(Clone, Copy, Debug)]
+pub struct Begun {
+    /// The highest zxid that anybody had been shown.
+    pub floor: i64,
+    /// When.
+    pub at: Duration,
+}
+
+/// A connection of a session, as far as the checks need it.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The session.
+    pub session: i64,
+    /// Counts the connections of this client.
+    pub number: u64,
+    /// Who the client has shown to be.
+    pub identities: Vec<Identity>,
+    /// The zxid of the last answer of the session.
+    pub last_zxid: i64,
+    /// What the next read must show, after a `sync`.
+    pub sync_floor: i64,
+}
+
+/// See the file's head.
+pub struct Oracle {
+    world: World,
+    facts: Mutex<Facts>,
+}
+
+fn tag(operation: &Operation) -> Option<&Bytes> {
+    match operation {
+        Operation::CreateWithAcl { data, .. } | Operation::Set { data, .. } => data.as_ref().filter(|data| data.len() == 16),
+        _ => None,
+    }
+}
+
+fn connection_of(tag: &Bytes) -> u64 {
+    tag.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
+impl Oracle {
+    /// One that has seen nothing.
+    pub fn new(world: &World) -> Self {
+        let facts = Facts { tree: Tree::new(), trees: BTreeMap::from([(0, Tree::new())]), ..Facts::default() };
+        Self { world: world.clone(), facts: Mutex::new(facts) }
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A promise is broken: that decides the run.
+    pub fn broken(&self, invariant: &str, detail: String) {
+        self.world.fail(Verdict::Correctness { invariant: invariant.to_owned(), detail });
+    }
+
+    /// A member was elected.
+    pub fn elected(&self, term: u64) {
+        let now = self.world.now();
+        self.facts().elected.entry(term).or_insert(now);
+    }
+
+    /// A member has carried out an entry: the command and what it came to, or none for one that asks nothing of the tree.
+    pub fn executed(&self, raft_id: u64, index: u64, term: u64, executed: Option<(&Command, &Applied)>) {
+        let zxid = index as i64;
+        let now = self.world.now();
+        let mut facts = self.facts();
+        let facts = &mut *facts;
+        let mut wrong = Vec::new();
+        if let Some(before) = facts.log.get(&zxid) {
+            if before.outcome.as_ref() != executed.map(|(_, applied)| &applied.outcome)
+                || executed.is_some_and(|(command, applied)| before.command.as_ref() != Some(command) || before.events != applied.events)
+            {
+                wrong.push(("replay", format!("member {raft_id} made of entry {index}: {executed:?}; before it was {:?}", before.outcome)));
+            }
+        } else {
+            if zxid != facts.tree.last_zxid() + 1 {
+                wrong.push((
+                    "replay",
+                    format!("member {raft_id} applied entry {index}; nobody had applied the one before, the last was {}", facts.tree.last_zxid()),
+                ));
+            }
+            match executed {
+                None => facts.tree.skip(zxid),
+                Some((command, applied)) => {
+                    let expected = facts.tree.apply(command, zxid);
+                    if expected != *applied {
+                        wrong.push(("replay", format!("member {raft_id} made of entry {index}, {command:?}: {applied:?}, where {expected:?} comes of it")));
+                    }
+                    facts.note(zxid, term, now, command, applied, &mut wrong);
+                }
+            }
+            facts.trees.insert(zxid, facts.tree.clone());
+            let transaction = Transaction {
+                command: executed.map(|(command, _)| command.clone()),
+                outcome: executed.map(|(_, applied)| applied.outcome.clone()),
+                events: executed.map(|(_, applied)| applied.events.clone()).unwrap_or_default(),
+            };
+            facts.log.insert(zxid, transaction);
+        }
+        wrong.into_iter().for_each(|(invariant, detail)| self.broken(invariant, detail));
+    }
+
+    /// A value that nobody else writes, for an operation over that connection.
+    pub fn value(&self, connection: u64) -> Bytes {
+        let mut facts = self.facts();
+        facts.last_value += 1;
+        let mut bytes = connection.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&facts.last_value.to_be_bytes());
+        let value = Bytes::from(bytes);
+        facts.values.insert(value.clone(), Fate::Open);
+        value
+    }
+
+    /// Something is about to be asked.
+    pub fn begin(&self) -> Begun {
+        Begun { floor: self.facts().shown, at: self.world.now() }
+    }
+
+    /// The last transaction that anybody applied.
+    pub fn last_zxid(&self) -> i64 {
+        self.facts().tree.last_zxid()
+    }
+
+    /// How many znodes there are after that transaction, and their bytes; `None` if nobody has applied it.
+    pub fn size(&self, zxid: i64) -> Option<(u64, u64)> {
+        self.facts().trees.get(&zxid).map(|tree| (tree.node_count(), tree.data_bytes()))
+    }
+
+    /// The sessions of clients that live.
+    pub fn living(&self) -> Vec<i64> {
+        self.facts().tree.client_sessions().map(|known| known.session).collect()
+    }
+
+    /// The changes of a transaction, in order.
+    pub fn all_changes(&self, zxid: i64, each: impl FnMut(&Event)) {
+        let facts = self.facts();
+        if let Some(transaction) = facts.log.get(&zxid) {
+            transaction.events.iter().for_each(each);
+        }
+    }
+
+    /// The tree after a transaction; `None` if nobody has applied it.
+    pub fn tree_at(&self, zxid: i64) -> Option<Tree> {
+        self.facts().trees.get(&zxid).cloned()
+    }
+
+    /// A connection was answered: the session that it was opened for (0 for a new one), when it was asked for, and the answer.
+    pub fn connected(&self, wanted: i64, number: u64, begun: Begun, response: &ConnectResponse) {
+        let mut facts = self.facts();
+        if response.session == 0 {
+            let lives = facts.tree.client_session(wanted).is_some();
+            drop(facts);
+            if lives {
+                self.broken("session-expired", format!("the client of session {wanted:#x} was told that it has ended, and it lives"));
+            }
+            return;
+        }
+        let session = response.session;
+        let known = facts.tree.client_session(session);
+        let Some(record) = facts.sessions.get_mut(&session) else {
+            drop(facts);
+            self.broken("session-begun", format!("a client was given session {session:#x}, which is in no transaction"));
+            return;
+        };
+        let ended_before = record.ended_at.is_some_and(|ended_at| ended_at < begun.at);
+        let mut late = None;
+        if let Some(known) = known {
+            record.attached.push((number, known.attached_zxid));
+            late = record.unfenced();
+        }
+        drop(facts);
+        if ended_before {
+            self.broken("session-ended", format!("session {session:#x} was taken up again after it had ended"));
+        }
+        if let Some(late) = late {
+            self.broken("session-moved", format!("session {session:#x}: {late}"));
+        }
+    }
+
+    /// An answer came. The connection's zxids are brought up to date; returns the zxid of the tree that it shows.
+    pub fn answered(&self, connection: &mut Connection, asked: &Asked, zxid: i64, error: i32, body: &[u8]) {
+        let mut facts = self.facts();
+        let found = facts.check(connection, asked, zxid, error, body);
+        facts.shown = facts.shown.max(zxid);
+        drop(facts);
+        connection.last_zxid = connection.last_zxid.max(zxid);
+        if let Err((invariant, detail)) = found {
+            let Connection { session, number, .. } = connection;
+            self.broken(invariant, format!("session {session:#x}, connection {number}, {asked:?}, answered at {zxid} with code {error}: {detail}"));
+        }
+    }
+}
+
+type Wrong = (&'static str, String);
+
+impl SessionFacts {
+    /// What was carried out for a connection although the session had been attached to a later one.
+    fn unfenced(&self) -> Option<String> {
+        self.attached.iter().find_map(|(number, attached_zxid)| {
+            let late = self.carried_out.iter().find(|(of, zxid)| of < number && zxid > attached_zxid)?;
+            Some(format!("transaction {} was asked for over connection {}, and {attached_zxid} had moved it to connection {number}", late.1, late.0))
+        })
+    }
+}
+
+impl Facts {
+    fn note(&mut self, zxid: i64, term: u64, now: Duration, command: &Command, applied: &Applied, wrong: &mut Vec<Wrong>) {
+        if applied.outcome.is_err() {
+            return;
+        }
+        let least = |timeout: Duration| (timeout * 100 / FAST_PERCENT as u32).saturating_sub(ROUNDING);
+        match &command.request {
+            Request::OpenSession { session, timeout_ms, .. } => {
+                let timeout = Duration::from_millis(u64::try_from(*timeout_ms).unwrap_or(0));
+                self.sessions.insert(*session, SessionFacts { timeout, begun_at: now, ..SessionFacts::default() });
+            }
+            _ => {}
+        }
+        if let Some(session) = command.ends_session()
+            && let Some(record) = self.sessions.get_mut(&session)
+        {
+            if command.session == 0 {
+                let elected_at = self.elected.get(&term).copied().unwrap_or_default();
+                for (since, what) in [(record.begun_at, "it began"), (elected_at, "its leader was elected")] {
+                    if now < since + least(record.timeout) {
+                        let detail = format!("session {session:#x} with {:?} expired {:?} after {what}", record.timeout, now.saturating_sub(since));
+                        wrong.push(("session-time-out", detail));
+                    }
+                }
+            }
+            record.ended_at.get_or_insert(now);
+        }
+        for value in command.request.operations().iter().filter_map(tag) {
+            match self.values.insert(value.clone(), Fate::Done(zxid)) {
+                Some(Fate::Done(before)) => wrong.push(("exactly-once", format!("transaction {zxid} writes what transaction {before} wrote"))),
+                Some(Fate::Refused) => wrong.push(("refused-write", format!("transaction {zxid} carries out what had been refused"))),
+                Some(Fate::Open) | None => {}
+            }
+            if let Some(record) = self.sessions.get_mut(&command.session) {
+                if record.ended_at.is_some_and(|ended_at| ended_at < now) {
+                    wrong.push(("session-ended", format!("transaction {zxid} is of session {:#x}, which had ended", command.session)));
+                }
+                record.carried_out.push((connection_of(value), zxid));
+                if let Some(late) = record.unfenced() {
+                    wrong.push(("session-moved", format!("session {:#x}: {late}", command.session)));
+                }
+            }
+        }
+    }
+
+    fn check(&mut self, connection: &mut Connection, asked: &Asked, zxid: i64, error: i32, body: &[u8]) -> Result<(), Wrong> {
+        if zxid < connection.last_zxid {
+            return Err(("session-order", format!("the session had been shown {}", connection.last_zxid)));
+        }
+        if zxid > self.tree.last_zxid() {
+            return Err(("phantom", format!("nobody has applied that, the last transaction is {}", self.tree.last_zxid())));
+        }
+        let mut body = Reader::new(body);
+        match &asked.kind {
+            Kind::Ping | Kind::SetWatches | Kind::AddWatch { .. } => Ok(()),
+            Kind::Sync => {
+                connection.sync_floor = connection.sync_floor.max(asked.begun.floor);
+                Ok(())
+            }
+            Kind::Write { operations, opcodes, is_multi } => self.check_write(connection, asked, (operations, opcodes, *is_multi), zxid, error, &mut body),
+            Kind::Close => {
+                let ended = self.log.get(&zxid).and_then(|transaction| transaction.command.as_ref()).and_then(Command::ends_session);
+                // Or it had ended before.
+                if error == 0 && ended != Some(connection.session) {
+                    Err(("write-answer", "that transaction does not end the session".to_owned()))
+                } else {
+                    Ok(())
+                }
+            }
+            Kind::Data { .. } | Kind::Exists { .. } | Kind::Children { .. } => {
+                if zxid < connection.sync_floor {
+                    return Err(("stale-read-after-sync", format!("{} had been shown before the sync began", connection.sync_floor)));
+                }
+                let Some(tree) = self.trees.get(&zxid) else { return Err(("phantom", "no such transaction".to_owned())) };
+                let expected = expected_read(tree, &asked.kind, &connection.identities);
+                let shown = decode_read(&asked.kind, error, &mut body).map_err(|error| ("protocol", error.to_string()))?;
+                if shown == expected { Ok(()) } else { Err(("read-answer", format!("it shows {shown:?}, and the tree held {expected:?}"))) }
+            }
+        }
+    }
+
+    fn check_write(
+        &mut self,
+        connection: &Connection,
+        asked: &Asked,
+        (operations, opcodes, is_multi): (&[Operation], &[i32], bool),
+        zxid: i64,
+        error: i32,
+        body: &mut Reader<'_>,
+    ) -> Result<(), Wrong> {
+        let transaction = self.log.get(&zxid);
+        let command = transaction.and_then(|transaction| transaction.command.as_ref());
+        if command.is_none_or(|command| command.session != connection.session || command.request.operations() != operations) {
+            return Err(("write-answer", format!("that transaction is {command:?}")));
+        }
+        if zxid <= asked.begun.floor {
+            return Err(("linearizable-write", format!("{} had been shown before it began", asked.begun.floor)));
+        }
+        let outcome = transaction.and_then(|transaction| transaction.outcome.clone());
+        let shown = decode_write(opcodes, is_multi, error, body).map_err(|error| ("protocol", error.to_string()))?;
+        let expected = match &outcome {
+            Some(Ok(results)) => Ok(opcodes.iter().zip(results).map(|(opcode, result)| as_shown(*opcode, is_multi, result)).collect()),
+            Some(Err(failure)) if is_multi && failure.code != ErrorCode::SessionExpired => {
+                Err(failure.codes(operations.len()).into_iter().map(ErrorCode::code).collect())
+            }
+            Some(Err(failure)) => Err(vec![failure.code.code()]),
+            None => Err(Vec::new()),
+        };
+        if shown.is_err() {
+            for value in operations.iter().filter_map(tag) {
+                if let Some(Fate::Done(done)) = self.values.insert(value.clone(), Fate::Refused) {
+                    return Err(("refused-write", format!("transaction {done} carried it out")));
+                }
+            }
+        }
+        if shown == expected { Ok(()) } else { Err(("write-answer", format!("it shows {shown:?}, and came to {expected:?}"))) }
+    }
+}
+
+/// What is shown of a result: its path and stat as far as the protocol has them.
+type Shown = (String, Option<ottla::coordination::op::Stat>);
+
+fn as_shown(opcode: i32, _is_multi: bool, result: &OperationResult) -> Shown {
+    match result {
+        OperationResult::Created { path, stat } => (path.clone(), (opcode != opcode::CREATE).then_some(*stat)),
+        OperationResult::Set { stat } | OperationResult::AclSet { stat } => (String::new(), Some(*stat)),
+        OperationResult::Deleted | OperationResult::Checked => (String::new(), None),
+    }
+}
+
+fn decode_result(opcode: i32, body: &mut Reader<'_>) -> Result<Shown, JuteError> {
+    Ok(match opcode {
+        opcode::CREATE => (body.string()?.to_owned(), None),
+        opcode::CREATE2 | opcode::CREATE_CONTAINER | opcode::CREATE_TTL => (body.string()?.to_owned(), Some(body.stat()?)),
+        opcode::SET_DATA | opcode::SET_ACL => (String::new(), Some(body.stat()?)),
+        _ => (String::new(), None),
+    })
+}
+
+fn decode_write(opcodes: &[i32], is_multi: bool, error: i32, body: &mut Reader<'_>) -> Result<Result<Vec<Shown>, Vec<i32>>, JuteError> {
+    if error != 0 {
+        return Ok(Err(vec![error]));
+    }
+    if !is_multi {
+        return Ok(Ok(vec![decode_result(opcodes[0], body)?]));
+    }
+    let (mut results, mut codes) = (Vec::new(), Vec::new());
+    loop {
+        let (kind, done, _error) = (body.int()?, body.bool()?, body.int()?);
+        if done {
+            return Ok(if codes.is_empty() { Ok(results) } else { Err(codes) });
+        }
+        if kind == opcode::ERROR { codes.push(body.int()?) } else { results.push(decode_result(kind, body)?) }
+    }
+}
+
+/// What a read shows: an error, or a stat, a content, and names as far as it has them.
+type ShownRead = Result<(Option<ottla::coordination::op::Stat>, Option<Bytes>, Vec<String>), i32>;
+
+fn expected_read(tree: &Tree, kind: &Kind, identities: &[Identity]) -> ShownRead {
+    let (Kind::Data { path, .. } | Kind::Exists { path, .. } | Kind::Children { path, .. }) = kind else { return Err(0) };
+    let Some(stat) = tree.stat(path) else { return Err(ErrorCode::NoNode.code()) };
+    if !acl::allows(&tree.acl_list(path).unwrap_or_default(), perms::READ, identities) {
+        return Err(ErrorCode::NoAuth.code());
+    }
+    Ok(match kind {
+        Kind::Data { .. } => (Some(stat), tree.content(path).and_then(|(data, _)| data), Vec::new()),
+        Kind::Children { .. } => {
+            let names = tree.children(path).map(|(names, _)| names.iter().map(ToString::to_string).collect());
+            (Some(stat), None, names.unwrap_or_default())
+        }
+        _ => (Some(stat), None, Vec::new()),
+    })
+}
+
+fn decode_read(kind: &Kind, error: i32, body: &mut Reader<'_>) -> Result<ShownRead, JuteError> {
+    if error != 0 {
+        return Ok(Err(error));
+    }
+    Ok(Ok(match kind {
+        Kind::Data { .. } => {
+            let data = body.buffer()?.map(Bytes::copy_from_slice);
+            (Some(body.stat()?), data, Vec::new())
+        }
+        Kind::Children { .. } => {
+            let mut names = body.strings()?;
+            names.sort();
+            (Some(body.stat()?), None, names)
+        }
+        _ => (Some(body.stat()?), None, Vec::new()),
+    }))
+}

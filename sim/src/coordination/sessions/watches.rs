@@ -1,0 +1,180 @@
+//! The watches of one session, kept apart from the code under test: which change must be told next.
+//!
+//! Every watch that an answer at zxid `z` has set is told of the first change of its kind after `z`, once if it is a standard one; changes are told in the
+//! order of their transactions; none is told after an answer that shows its transaction or a later one; none is lost when the client comes back
+//! over another connection and says what it had watched (`setWatches2`).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ottla::coordination::acl::{self, Identity, perms};
+use ottla::coordination::op::{Event, EventKind};
+use ottla::coordination::tree::Tree;
+
+use super::oracle::Oracle;
+
+/// A change that is told: its zxid, what happened, where.
+pub type Told = (i64, EventKind, String);
+
+/// See the file's head.
+#[derive(Debug, Default)]
+pub struct Watches {
+    /// Whether the znode existed when it was set.
+    data: BTreeMap<String, bool>,
+    child: BTreeSet<String>,
+    persistent: BTreeSet<String>,
+    recursive: BTreeSet<String>,
+    /// `data` and `child` as the client knows them: what has fired and was not told is among them still.
+    held: (BTreeMap<String, bool>, BTreeSet<String>),
+    /// The transactions up to this one have been looked at.
+    cursor: i64,
+    /// What they must have told and has not come.
+    due: VecDeque<Told>,
+}
+
+impl Watches {
+    /// Whether nothing is watched.
+    pub fn is_empty(&self) -> bool {
+        self.held.0.is_empty() && self.held.1.is_empty() && self.persistent.is_empty() && self.recursive.is_empty()
+    }
+
+    /// A standard watch of content or existence, set by an answer at `zxid`.
+    pub fn add_data(&mut self, path: &str, exists: bool) {
+        self.data.insert(path.to_owned(), exists);
+        self.held.0.insert(path.to_owned(), exists);
+    }
+
+    /// A standard watch of children.
+    pub fn add_child(&mut self, path: &str) {
+        self.child.insert(path.to_owned());
+        self.held.1.insert(path.to_owned());
+    }
+
+    /// A watch that stays.
+    pub fn add_lasting(&mut self, path: &str, recursive: bool) {
+        if recursive {
+            self.recursive.insert(path.to_owned())
+        } else {
+            self.persistent.insert(path.to_owned())
+        };
+    }
+
+    fn is_told(&mut self, event: &Event) -> bool {
+        let path = &*event.path;
+        let below = |above: &String| above == "/" || path == above || path.strip_prefix(above.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        match event.kind {
+            EventKind::ChildrenChanged => {
+                let once = self.child.remove(path);
+                once || self.persistent.contains(path)
+            }
+            kind => {
+                let mut once = self.data.remove(path).is_some();
+                once |= kind == EventKind::Deleted && self.child.remove(path);
+                once || self.persistent.contains(path) || self.recursive.iter().any(below)
+            }
+        }
+    }
+
+    fn step(&mut self, oracle: &Oracle, identities: &[Identity]) {
+        self.cursor += 1;
+        let zxid = self.cursor;
+        let mut told = Vec::new();
+        // A watch fires whether its owner may be told or not.
+        oracle.all_changes(zxid, |event| {
+            if self.is_told(event) && acl::allows(&event.acl, perms::READ, identities) {
+                told.push((zxid, event.kind, event.path.to_string()));
+            }
+        });
+        self.due.extend(told);
+    }
+
+    /// An event came.
+    ///
+    /// # Errors
+    /// What had to come in its place.
+    pub fn event(&mut self, oracle: &Oracle, identities: &[Identity], told: &Told) -> Result<(), String> {
+        let last = oracle.last_zxid();
+        while self.due.is_empty() && self.cursor < last {
+            self.step(oracle, identities);
+        }
+        match self.due.pop_front() {
+            Some(due) if due == *told => {
+                if told.1 != EventKind::ChildrenChanged {
+                    self.held.0.remove(&told.2);
+                }
+                if matches!(told.1, EventKind::ChildrenChanged | EventKind::Deleted) {
+                    self.held.1.remove(&told.2);
+                }
+                Ok(())
+            }
+            Some(due) => Err(format!("it was told of {told:?}, and {due:?} came first")),
+            None => Err(format!("it was told of {told:?}, which none of its watches was set for")),
+        }
+    }
+
+    /// An answer came that shows the tree at `zxid`.
+    ///
+    /// # Errors
+    /// What it should have been told before.
+    pub fn answer(&mut self, oracle: &Oracle, identities: &[Identity], zxid: i64) -> Result<(), String> {
+        while self.cursor < zxid {
+            self.step(oracle, identities);
+        }
+        match self.due.front() {
+            Some(due) if due.0 <= zxid => Err(format!("it was answered at {zxid} before it was told of {due:?}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The connection is lost, and with it what was not told: the lists for `setWatches2`, as data, exist, child, persistent, recursive.
+    pub fn lists(&self) -> [Vec<String>; 5] {
+        let of = |wanted: bool| self.held.0.iter().filter(|(_, exists)| **exists == wanted).map(|(path, _)| path.clone()).collect();
+        [of(true), of(false), self.held.1.iter().cloned().collect(), self.persistent.iter().cloned().collect(), self.recursive.iter().cloned().collect()]
+    }
+
+    /// Without what was due on the connection that was lost; what had fired there and was not told is watched still, for all the client knows.
+    pub fn restore(&mut self) {
+        (self.data, self.child) = self.held.clone();
+        self.due.clear();
+    }
+
+    /// Those of a new session: none; the transactions up to `zxid` are no matter.
+    pub fn begin(zxid: i64) -> Self {
+        Self { cursor: zxid, ..Self::default() }
+    }
+
+    /// `setWatches2` was answered at `zxid`, over the tree as it was then, for a client that had seen all up to `seen_zxid`; `missed` is what was told
+    /// before that answer.
+    ///
+    /// # Errors
+    /// What should have been told.
+    pub fn set_again(&mut self, tree: &Tree, identities: &[Identity], (seen_zxid, zxid): (i64, i64), missed: &[(EventKind, String)]) -> Result<(), String> {
+        let [data, exist, child, ..] = self.lists();
+        let mut due = Vec::new();
+        for path in &data {
+            match tree.stat(path) {
+                None => due.push((EventKind::Deleted, path.clone())),
+                Some(stat) if stat.mzxid > seen_zxid => due.push((EventKind::DataChanged, path.clone())),
+                Some(_) => continue,
+            }
+            self.data.remove(path);
+            self.held.0.remove(path);
+        }
+        for path in exist.iter().filter(|path| tree.stat(path).is_some()) {
+            due.push((EventKind::Created, path.clone()));
+            self.data.remove(path);
+            self.held.0.remove(path);
+        }
+        for path in &child {
+            match tree.stat(path) {
+                None => due.push((EventKind::Deleted, path.clone())),
+                Some(stat) if stat.pzxid > seen_zxid => due.push((EventKind::ChildrenChanged, path.clone())),
+                Some(_) => continue,
+            }
+            self.child.remove(path);
+            self.held.1.remove(path);
+        }
+        due.retain(|(_, path)| tree.acl_list(path).is_none_or(|list| acl::allows(&list, perms::READ, identities)));
+        self.cursor = zxid;
+        if due == missed { Ok(()) } else { Err(format!("coming back at {zxid}, having seen {seen_zxid}, it was told of {missed:?}, and missed {due:?}")) }
+    }
+}
