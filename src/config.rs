@@ -6,6 +6,7 @@
 //! - [`broker`]: the broker's keys, [`BrokerConfig`](broker::BrokerConfig); [`load`]: how a file becomes one
 //! - [`topic`]: topics' keys, [`TopicConfig`](topic::TopicConfig)
 //! - [`foreign`]: keys of Kafka's that have no effect here, or are refused
+//! - [`zookeeper`]: where the coordination service is
 //! - [`listener`]: `NAME://host:port`; [`four_letter_words`]: what `4lw.commands.whitelist` names; [`describe`]: what `DescribeConfigs` says
 //!
 //! To add a broker key: a line in the table of `config/broker.rs`, and in `config/server.properties` if people should learn of it.
@@ -20,6 +21,7 @@ pub mod listener;
 pub mod load;
 pub mod properties;
 pub mod topic;
+pub mod zookeeper;
 
 pub use broker::BrokerConfig;
 pub use describe::{ConfigEntry, ConfigSource, ConfigSynonym};
