@@ -6,6 +6,7 @@
 pub mod buffers;
 mod config_rules;
 pub mod connection;
+mod coordination;
 pub mod dispatch;
 pub mod fetch_session;
 pub mod handlers;
@@ -24,7 +25,6 @@ use tokio::sync::watch;
 
 use crate::config::broker::BrokerConfig;
 use crate::controller::Controller;
-use crate::coordination::service::Service;
 use crate::group::coordinator::GroupCoordinator;
 use crate::replication::leadership::Leadership;
 use crate::replication::manager::ReplicaManager;
@@ -38,8 +38,7 @@ pub struct Broker<R: Runtime> {
     runtime: R,
     config: BrokerConfig,
     controller: Controller<R>,
-    /// The embedded member of the coordination service; serves ZooKeeper clients if `clientPort` is set.
-    coordination: Service<R>,
+    coordination: coordination::BrokerCoordination<R>,
     replicas: Arc<ReplicaManager<R>>,
     groups: GroupCoordinator<R, Leadership<R>>,
     chunks: ChunkPool,

@@ -9,6 +9,7 @@
 //! - [`given`]: what was given, and where; problems that name their place
 //! - [`topic`]: topics' keys, [`TopicConfig`](topic::TopicConfig)
 //! - [`foreign`]: keys of Kafka's and ZooKeeper's that have no effect here, or are refused
+//! - [`zookeeper`]: where the coordination service is, if it is elsewhere
 //! - [`listener`]: `NAME://host:port`; [`four_letter_words`]: what `4lw.commands.whitelist` names; [`describe`]: what `DescribeConfigs` says
 //!
 //! To add a broker key: a line in the table of `config/broker.rs`, and in `config/server.properties` if people should learn of it.
@@ -27,6 +28,7 @@ pub mod load;
 pub mod properties;
 pub mod server;
 pub mod topic;
+pub mod zookeeper;
 
 pub use broker::BrokerConfig;
 pub use coordination::CoordinationConfig;

@@ -2,7 +2,6 @@
 //! the topics' settings; then the data directories with their locks and recovery; then the controller and the replicas; connections
 //! are accepted last.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +9,7 @@ use tokio::sync::watch;
 
 use super::buffers::ChunkPool;
 use super::config_rules::Rules;
+use super::coordination::{self, BrokerCoordination};
 use super::fetch_session::FetchSessions;
 use super::topics::{Following, KnownTopics};
 use super::{Broker, Connections};
@@ -17,10 +17,8 @@ use crate::config::broker::BrokerConfig;
 use crate::config::listener::Listener as ListenerConfig;
 use crate::config::topic;
 use crate::controller::image::{BrokerInfo, Endpoint};
-use crate::controller::{Controller, ControllerConfig, adoption, znodes};
-use crate::coordination::Coordination;
-use crate::coordination::op::{ErrorCode, Failure};
-use crate::coordination::service::{Dirs, Service, ServiceError};
+use crate::controller::{Controller, ControllerConfig, adoption, topic_settings};
+use crate::coordination::service::ServiceError;
 use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
 use crate::group::state::GroupConfig;
 use crate::log::{LogConfig, LogManager, LogManagerConfig};
@@ -71,8 +69,7 @@ impl<R: Runtime> Broker<R> {
     /// As there.
     pub async fn start_with(runtime: R, ensemble: R, config: BrokerConfig, host_name: &str) -> Result<Arc<Self>, StartError> {
         let listeners = bind(&runtime, &config).await?;
-        let coordination_dir = config.log_dirs[0].join(crate::coordination::DIR_NAME);
-        let service = Service::bind(runtime.clone(), ensemble, &config.coordination, Dirs::in_one(&coordination_dir)).await?;
+        let coordination = BrokerCoordination::bind(&runtime, ensemble, &config).await?;
         let port = |sockets: &[R::Listener]| sockets.first().map_or(0, |socket| socket.local_addr().port());
         let ports: Vec<u16> = listeners.iter().map(|(_, sockets)| port(sockets)).collect();
         let bound: Vec<ListenerConfig> = listeners.iter().map(|(config, sockets)| ListenerConfig { port: port(sockets), ..config.clone() }).collect();
@@ -89,11 +86,9 @@ impl<R: Runtime> Broker<R> {
 
         // Before anything is written to them.
         LogManager::check_origins(&runtime, &config.log_dirs).await?;
-        let service = service.open().await?;
-        service.wait_for_quorum().await;
-        let coordination = service.coordination().clone();
+        let (coordination, session) = coordination.open(&runtime, &config).await?;
         // Recovery must know what a log promised, and retention what a topic is to keep, before the first log is opened.
-        let settings = topic_settings(&coordination).await?;
+        let settings = topic_settings(&session).await?;
         let producer_id_expiration_ms = config.producer_id_expiration_ms.into();
         let logs = LogManager::open(runtime.clone(), log_manager_config(&config), |topic| match settings.get(topic) {
             Some(settings) => log_config(&topic::resolve(&config, settings), producer_id_expiration_ms),
@@ -104,18 +99,21 @@ impl<R: Runtime> Broker<R> {
         drop(settings);
         if let Some(adoption) = logs.adoption() {
             let segment_bytes = config.offsets_topic_segment_bytes;
-            let created = adoption::register(&runtime, &coordination, config.broker_id, logs.cluster_id(), segment_bytes, adoption).await?;
+            let created = adoption::register(&runtime, &session, config.broker_id, logs.cluster_id(), segment_bytes, adoption).await?;
             tracing::info!(topics = created.len(), partitions = adoption.partitions.len(), "registered the topics of adopted data directories");
         }
         let controller = Controller::start(
             runtime.clone(),
-            coordination.clone(),
+            session,
             ControllerConfig {
                 broker: info,
                 expected_cluster_id: logs.cluster_id().map(str::to_owned),
                 default_partition_count: config.num_partitions,
                 default_replication_factor: i16::try_from(config.default_replication_factor).unwrap_or(i16::MAX),
-                session_timeout_ms: SESSION_TIMEOUT_MS,
+                directory_id: logs.directory_ids().first().copied(),
+                session: coordination::options(&config),
+                connection_timeout: std::time::Duration::from_millis(config.zookeeper_connection_timeout_ms()),
+                delete_topic_enable: config.delete_topic_enable,
                 rules: Arc::new(Rules { config: config.clone() }),
             },
         )
@@ -137,7 +135,7 @@ impl<R: Runtime> Broker<R> {
             follower: Mutex::new(None),
             runtime,
             controller,
-            coordination: service.serve(),
+            coordination: coordination.serve(),
             replicas,
             bound,
             config,
@@ -151,29 +149,6 @@ impl<R: Runtime> Broker<R> {
         }
         Ok(broker)
     }
-}
-
-/// How long a broker that is silent is still taken to live (`zookeeper.session.timeout.ms`).
-const SESSION_TIMEOUT_MS: i32 = 18_000;
-
-/// Every topic's own settings, as the tree has them from the last life.
-async fn topic_settings<R: Runtime>(coordination: &Coordination<R>) -> Result<BTreeMap<Arc<str>, BTreeMap<String, String>>, crate::controller::StartError> {
-    let topics = match coordination.children(znodes::TOPICS).await {
-        Ok((topics, _)) => topics,
-        Err(Failure { code: ErrorCode::NoNode, .. }) => return Ok(BTreeMap::new()),
-        Err(failure) => return Err(failure.into()),
-    };
-    let mut settings = BTreeMap::new();
-    for topic in topics {
-        let path = znodes::topic_config_path(&topic);
-        let own = match coordination.get(&path).await {
-            Ok(view) => znodes::decode_config(&path, &view.data)?,
-            Err(Failure { code: ErrorCode::NoNode, .. }) => BTreeMap::new(),
-            Err(failure) => return Err(failure.into()),
-        };
-        settings.insert(topic, own);
-    }
-    Ok(settings)
 }
 
 fn coordinator_config(config: &BrokerConfig) -> CoordinatorConfig {

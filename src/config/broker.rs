@@ -9,6 +9,7 @@ use crate::config::definition::{Valid, config_table};
 use crate::config::describe::{ConfigEntry, ConfigSource, ConfigSynonym};
 use crate::config::listener::Listener;
 use crate::config::topic::{self, TopicConfig};
+use crate::coordination::client::ConnectString;
 
 config_table! {
     /// A broker's configuration. [`BrokerConfig::default`] is what a broker without any file runs with.
@@ -147,6 +148,16 @@ config_table! {
         transaction_state_log_segment_bytes: i32 = "transaction.state.log.segment.bytes", "104857600", Valid::AtLeast(1), [];
         /// Time in ms after which a transactional id that was not used is forgotten.
         transactional_id_expiration_ms: i32 = "transactional.id.expiration.ms", "604800000", Valid::AtLeast(1), [];
+        /// The ensemble that coordinates the brokers, as host:port of its members, separated by commas, with a path after the last one if everything is to be below it. Without it this broker coordinates itself.
+        zookeeper_connect: Option<ConnectString> = "zookeeper.connect", "", Valid::Any, [];
+        /// Time in ms within which a member of the ensemble must be there when the broker starts. Without it: `zookeeper.session.timeout.ms`.
+        zookeeper_connection_timeout: Option<i32> = "zookeeper.connection.timeout.ms", "", Valid::AtLeast(1), [];
+        /// Requests to the ensemble that may wait for their answers at a time.
+        zookeeper_max_in_flight_requests: i32 = "zookeeper.max.in.flight.requests", "10", Valid::AtLeast(1), [];
+        /// Time in ms after which the ensemble takes a silent broker for dead; it may grant another one.
+        zookeeper_session_timeout_ms: i32 = "zookeeper.session.timeout.ms", "18000", Valid::AtLeast(1), [];
+        /// Whether only this broker's own identity may change what it writes to the ensemble. It needs credentials, and this release has none for it.
+        zookeeper_set_acl: bool = "zookeeper.set.acl", "false", Valid::Any, [];
     }
     and {
         /// The keys of the coordination member that is embedded in this broker.

@@ -45,11 +45,6 @@ const REFUSED: &[(&str, &[&str], &str)] = &[
     ("process.roles", &[""], KRAFT_REFUSED),
     ("remote.log.storage.system.enable", &["", "false"], "this release has no tiered storage; set it to false or remove it"),
     ("security.inter.broker.protocol", &["", "PLAINTEXT"], "this release has neither TLS nor SASL; set it to PLAINTEXT or remove it"),
-    (
-        "zookeeper.connect",
-        &[""],
-        "an ensemble outside the broker comes in a later release; remove the key, and the broker keeps its coordination in its own data directory",
-    ),
     ("zookeeper.metadata.migration.enable", &["", "false"], "there is no KRaft here to migrate to; remove it"),
 ];
 
@@ -88,11 +83,7 @@ const KRAFT: &[&str] = &[
 ];
 const ZOOKEEPER: &[&str] = &[
     "zookeeper.clientCnxnSocket",
-    "zookeeper.connection.timeout.ms",
-    "zookeeper.max.in.flight.requests",
     "zookeeper.metadata.migration.min.batch.size",
-    "zookeeper.session.timeout.ms",
-    "zookeeper.set.acl",
     "zookeeper.ssl.cipher.suites",
     "zookeeper.ssl.client.enable",
     "zookeeper.ssl.crl.enable",

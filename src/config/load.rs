@@ -152,6 +152,7 @@ impl Loader {
         self.check_listeners(given);
         self.check_ranges(given);
         self.check_coordination(given);
+        self.check_zookeeper(given);
     }
 
     fn check_listeners(&mut self, given: &BTreeMap<String, Given>) {
@@ -222,6 +223,16 @@ impl Loader {
                 Some((key, value)) => self.problem(&key, value, what),
                 None => self.problems.push(Problem::together(what)),
             }
+        }
+    }
+
+    fn check_zookeeper(&mut self, given: &BTreeMap<String, Given>) {
+        if let (Some(value), Some(what)) = (given.get("zookeeper.connect"), crate::config::zookeeper::contradiction(&self.config)) {
+            self.problem("zookeeper.connect", value, what);
+        }
+        if let Some(value) = given.get("zookeeper.set.acl").filter(|_| self.config.zookeeper_set_acl) {
+            let what = "this release has neither SASL nor TLS towards ZooKeeper, so there is no identity that znodes could be reserved for; set it to false or remove it";
+            self.problem("zookeeper.set.acl", value, what);
         }
     }
 
@@ -400,7 +411,6 @@ mod tests {
         for (line, hint) in [
             ("process.roles=broker,controller", "no KRaft"),
             ("controller.quorum.voters=1@localhost:9093", "no KRaft"),
-            ("zookeeper.connect=localhost:2181", "later release"),
             ("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer", "ACL"),
             ("listeners=SSL://:9093", "TLS"),
             ("port=9092", "listeners"),

@@ -13,10 +13,10 @@ use uuid::Uuid;
 
 use super::changes::{Unit, pack, random_id};
 use super::image::{CONSUMER_OFFSETS_TOPIC, is_internal};
-use super::start::create_persistent;
+use super::registration::create_persistent;
 use super::znodes::{self, PartitionState};
 use super::{PRODUCER_ID_BLOCK_COUNT, StartError, uuid_text};
-use crate::coordination::Coordination;
+use crate::coordination::client::Session;
 use crate::coordination::op::{ANY_VERSION, Operation};
 use crate::log::adoption::Adoption;
 use crate::runtime::Runtime;
@@ -69,33 +69,33 @@ fn topics(adoption: &Adoption) -> BTreeMap<Arc<str>, AdoptedTopic> {
 /// [`StartError`], which says what to do.
 pub async fn register<R: Runtime>(
     rt: &R,
-    coordination: &Coordination<R>,
+    session: &Session<R>,
     broker_id: i32,
     cluster_id: Option<&str>,
     offsets_segment_bytes: i32,
     adoption: &Adoption,
 ) -> Result<Vec<Arc<str>>, StartError> {
-    create_persistent(coordination).await?;
-    let stored = match coordination.exists(znodes::CLUSTER_ID).await? {
-        Some(_) => Some(znodes::decode_cluster_id(&coordination.get(znodes::CLUSTER_ID).await?.data)?),
+    create_persistent(session).await?;
+    let stored = match session.exists(znodes::CLUSTER_ID).await? {
+        Some(_) => Some(znodes::decode_cluster_id(&session.get(znodes::CLUSTER_ID).await?.data)?),
         None => None,
     };
     if let (Some(stored), Some(expected)) = (&stored, cluster_id)
         && stored != expected
     {
-        return Err(StartError::InconsistentClusterId { stored: stored.clone(), expected: expected.to_owned() });
+        return Err(StartError::InconsistentClusterId { at: session.connector().to_string(), stored: stored.clone(), expected: expected.to_owned() });
     }
     let mut units = Vec::new();
     let mut created = Vec::new();
     for (name, topic) in topics(adoption) {
-        if is_registered(coordination, &name, &topic).await? {
+        if is_registered(session, &name, &topic).await? {
             continue;
         }
         let id = topic.id.unwrap_or_else(|| random_id(rt));
         let replicas = [broker_id];
         let config = znodes::encode_config(&settings(&name, offsets_segment_bytes));
         let config_path = znodes::topic_config_path(&name);
-        let config = match coordination.exists(&config_path).await? {
+        let config = match session.exists(&config_path).await? {
             Some(_) => Operation::set(config_path, config, ANY_VERSION),
             None => Operation::create(config_path, config),
         };
@@ -116,23 +116,23 @@ pub async fn register<R: Runtime>(
         created.push(name);
     }
     for multi in pack(units) {
-        coordination.multi(multi.into_iter().flat_map(|unit| unit.operations).collect()).await?;
+        session.multi(multi.into_iter().flat_map(|unit| unit.operations).collect()).await?;
     }
-    skip_producer_ids(coordination, broker_id, adoption.max_producer_id).await?;
+    skip_producer_ids(session, broker_id, adoption.max_producer_id).await?;
     if stored.is_none() {
         let id = cluster_id.map_or_else(|| uuid_text::to_text(random_id(rt)), str::to_owned);
-        coordination.multi(vec![Operation::create(znodes::CLUSTER_ID, znodes::encode_cluster_id(&id))]).await?;
+        session.multi(vec![Operation::create(znodes::CLUSTER_ID, znodes::encode_cluster_id(&id))]).await?;
     }
     Ok(created)
 }
 
 /// Whether the topic is in the tree, as the directories have it.
-async fn is_registered<R: Runtime>(coordination: &Coordination<R>, name: &str, topic: &AdoptedTopic) -> Result<bool, StartError> {
+async fn is_registered<R: Runtime>(session: &Session<R>, name: &str, topic: &AdoptedTopic) -> Result<bool, StartError> {
     let path = znodes::topic_path(name);
-    if coordination.exists(&path).await?.is_none() {
+    if session.exists(&path).await?.is_none() {
         return Ok(false);
     }
-    let (id, replicas) = znodes::decode_topic(&path, &coordination.get(&path).await?.data)?;
+    let (id, replicas) = znodes::decode_topic(&path, &session.get(&path).await?.data)?;
     let other_id = topic.id.is_some() && id.is_some() && topic.id != id;
     if other_id || replicas.len() < topic.leader_epochs.len() {
         let words = |id: Option<Uuid>, count: usize| format!("(id {}, {count} partitions)", id.map_or_else(|| "unknown".to_owned(), uuid_text::to_text));
@@ -146,8 +146,8 @@ async fn is_registered<R: Runtime>(coordination: &Coordination<R>, name: &str, t
 }
 
 /// Lets producer ids begin above all that Kafka may have given out: a new producer with an old id would be taken for the old one.
-async fn skip_producer_ids<R: Runtime>(coordination: &Coordination<R>, broker_id: i32, max_producer_id: i64) -> Result<(), StartError> {
-    let block = coordination.get(znodes::PRODUCER_ID_BLOCK).await?;
+async fn skip_producer_ids<R: Runtime>(session: &Session<R>, broker_id: i32, max_producer_id: i64) -> Result<(), StartError> {
+    let block = session.get(znodes::PRODUCER_ID_BLOCK).await?;
     let last = znodes::decode_producer_ids(&block.data)?;
     if last.is_some_and(|last| last > max_producer_id) {
         return Ok(());
@@ -155,7 +155,7 @@ async fn skip_producer_ids<R: Runtime>(coordination: &Coordination<R>, broker_id
     // The blocks up to this one count as given out.
     let next = max_producer_id.max(-1).saturating_add(PRODUCER_IDS_SKIPPED) / PRODUCER_ID_BLOCK_COUNT * PRODUCER_ID_BLOCK_COUNT;
     let content = znodes::encode_producer_ids(broker_id, next, next.saturating_add(PRODUCER_ID_BLOCK_COUNT - 1));
-    coordination.set(znodes::PRODUCER_ID_BLOCK, content, block.stat.version).await?;
+    session.set(znodes::PRODUCER_ID_BLOCK, content, block.stat.version).await?;
     Ok(())
 }
 

@@ -1,19 +1,21 @@
-//! The controller's task: carries out changes one after the other.
+//! The changes that are asked of the controller, carried out one after the other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kafka_protocol::error::ResponseError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use super::configs::{Alteration, ConfigEntries, ConfigPlan, ConfigResource, broker_of, plan_incremental, plan_replacement};
 use super::image::{MetadataImage, PartitionImage, TopicImage, is_internal};
+use super::registration::Reign;
 use super::topics::{self, ApiError, Context, NewPartitions, NewTopic, TopicPlan, TopicSelector};
-use super::znodes::{self, PartitionState};
+use super::znodes::{self, ConfigEntity, PartitionState};
 use super::{ControllerConfig, CreatedTopic, DeletedTopic, api_error, uuid_text};
-use crate::coordination::Coordination;
-use crate::coordination::op::{ANY_VERSION, Failure, Operation, OperationResult};
+use crate::coordination::client::Session;
+use crate::coordination::op::{ANY_VERSION, CreateMode, ErrorCode, Failure, Operation, OperationResult};
 use crate::plant;
 use crate::runtime::Runtime;
 
@@ -61,13 +63,13 @@ pub(super) fn pack(units: Vec<Unit>) -> Vec<Vec<Unit>> {
 
 /// Carries out the operations if the controller's epoch is still the one of `epoch_version`.
 pub(super) async fn fenced<R: Runtime>(
-    coordination: &Coordination<R>,
+    session: &Session<R>,
     epoch_version: i32,
     operations: impl IntoIterator<Item = Operation>,
 ) -> Result<Vec<OperationResult>, Failure> {
     let mut all = vec![Operation::check(znodes::CONTROLLER_EPOCH, epoch_version)];
     all.extend(operations);
-    let mut results = coordination.multi(all).await?;
+    let mut results = session.multi(all).await?;
     results.remove(0);
     Ok(results)
 }
@@ -83,23 +85,23 @@ pub(super) fn new_partition(topic: &str, partition: i32, replicas: &[i32], contr
 }
 
 /// A znode of settings, made or replaced.
-async fn write_config<R: Runtime>(coordination: &Coordination<R>, path: String, config: &BTreeMap<String, String>) -> Result<Operation, Failure> {
+async fn write_config<R: Runtime>(session: &Session<R>, path: String, config: &BTreeMap<String, String>) -> Result<Operation, Failure> {
     let content = znodes::encode_config(config);
-    Ok(match coordination.exists(&path).await? {
+    Ok(match session.exists(&path).await? {
         Some(_) => Operation::set(path, content, ANY_VERSION),
         None => Operation::create(path, content),
     })
 }
 
 /// The deletions of a znode and all below it, children first.
-pub(super) async fn delete_subtree<R: Runtime>(coordination: &Coordination<R>, path: &str) -> Result<Vec<Operation>, Failure> {
+pub(super) async fn delete_subtree<R: Runtime>(session: &Session<R>, path: &str) -> Result<Vec<Operation>, Failure> {
     let mut found = Vec::new();
     let mut open = vec![path.to_owned()];
     while let Some(path) = open.pop() {
-        if coordination.exists(&path).await?.is_none() {
+        if session.exists(&path).await?.is_none() {
             continue;
         }
-        let (children, _) = coordination.children(&path).await?;
+        let (children, _) = session.children(&path).await?;
         open.extend(children.iter().map(|name| format!("{path}/{name}")));
         found.push(path);
     }
@@ -107,88 +109,110 @@ pub(super) async fn delete_subtree<R: Runtime>(coordination: &Coordination<R>, p
 }
 
 /// Deletes a topic in several `multi`s: first the mark from which on it is deleted, last its own znode together with the mark.
-pub(super) async fn delete_in_parts<R: Runtime>(coordination: &Coordination<R>, epoch_version: i32, topic: &str) -> Result<(), Failure> {
+pub(super) async fn delete_in_parts<R: Runtime>(session: &Session<R>, epoch_version: i32, topic: &str) -> Result<(), Failure> {
     let mark = znodes::delete_topic_path(topic);
-    if coordination.exists(&mark).await?.is_none() {
-        fenced(coordination, epoch_version, [Operation::create(&*mark, "")]).await?;
+    if session.exists(&mark).await?.is_none() {
+        fenced(session, epoch_version, [Operation::create(&*mark, "")]).await?;
     }
-    let mut operations = delete_subtree(coordination, &znodes::topic_path(topic)).await?;
+    let mut operations = delete_subtree(session, &znodes::topic_path(topic)).await?;
     let mut last: Vec<Operation> = operations.pop().into_iter().collect();
-    last.extend(delete_subtree(coordination, &znodes::topic_config_path(topic)).await?);
+    last.extend(delete_subtree(session, &znodes::topic_config_path(topic)).await?);
     last.push(Operation::delete(mark, ANY_VERSION));
     let units = operations.into_iter().map(|operation| Unit { owner: 0, operations: vec![operation] }).collect();
     for multi in pack(units) {
-        fenced(coordination, epoch_version, multi.into_iter().flat_map(|unit| unit.operations)).await?;
+        fenced(session, epoch_version, multi.into_iter().flat_map(|unit| unit.operations)).await?;
     }
-    fenced(coordination, epoch_version, last).await.map(drop)
+    fenced(session, epoch_version, last).await.map(drop)
 }
 
-/// The task's state.
+/// What changes are carried out with.
 pub(super) struct Changes<R: Runtime> {
     pub(super) rt: R,
-    /// On behalf of this broker's session.
-    pub(super) coordination: Coordination<R>,
-    /// The version of `/controller_epoch` that this controller wrote.
-    pub(super) epoch_version: i32,
-    pub(super) controller_epoch: i32,
+    /// This broker's session.
+    pub(super) session: Session<R>,
+    /// The controllership; without it nothing is changed.
+    pub(super) reign: Option<Reign>,
     pub(super) config: ControllerConfig,
     pub(super) images: watch::Sender<Arc<MetadataImage>>,
+    /// Whether a write failed in a way that casts doubt on the image.
+    pub(super) is_doubtful: AtomicBool,
 }
 
 impl<R: Runtime> Changes<R> {
-    pub(super) async fn run(self, mut queue: mpsc::Receiver<Change>) {
-        while let Some(change) = queue.recv().await {
-            // Whoever asked may have gone: the change stands.
-            match change {
-                Change::Create { topics, validate_only, answer } => drop(answer.send(self.create(&topics, validate_only).await)),
-                Change::Delete { topics, answer } => drop(answer.send(self.delete(&topics).await)),
-                Change::Grow { growths, validate_only, answer } => drop(answer.send(self.grow(&growths, validate_only).await)),
-                Change::AlterIncrementally { resources, validate_only, answer } => {
-                    let image = self.image();
-                    let plans = resources
-                        .into_iter()
-                        .map(|(resource, alterations)| {
-                            let plan = plan_incremental(&image, &*self.config.rules, &resource, &alterations);
-                            (resource, plan)
-                        })
-                        .collect();
-                    drop(image);
-                    drop(answer.send(self.configure(plans, validate_only).await));
-                }
-                Change::Replace { resources, validate_only, answer } => {
-                    let image = self.image();
-                    let plans = resources
-                        .into_iter()
-                        .map(|(resource, configs)| {
-                            let plan = plan_replacement(&image, &*self.config.rules, &resource, &configs);
-                            (resource, plan)
-                        })
-                        .collect();
-                    drop(image);
-                    drop(answer.send(self.configure(plans, validate_only).await));
-                }
-                Change::Shutdown { done } => {
-                    if let Err(failure) = self.coordination.close_session().await {
-                        tracing::warn!(%failure, "the broker's registration could not be given up");
-                    }
-                    queue.close();
-                    drop(done);
-                }
+    /// Carries out a change and answers. Whoever asked may have gone: the change stands.
+    pub(super) async fn carry_out(&self, change: Change) {
+        match change {
+            Change::Create { topics, validate_only, answer } => drop(answer.send(match self.refusal() {
+                None => self.create(&topics, validate_only).await,
+                Some(refusal) => topics.iter().map(|_| Err(refusal.clone())).collect(),
+            })),
+            Change::Delete { topics, answer } => drop(answer.send(match self.refusal() {
+                None => self.delete(&topics).await,
+                Some(refusal) => topics.iter().map(|_| Err(refusal.clone())).collect(),
+            })),
+            Change::Grow { growths, validate_only, answer } => drop(answer.send(match self.refusal() {
+                None => self.grow(&growths, validate_only).await,
+                Some(refusal) => growths.iter().map(|_| Err(refusal.clone())).collect(),
+            })),
+            Change::AlterIncrementally { resources, validate_only, answer } => {
+                let image = self.image();
+                let plans = resources
+                    .into_iter()
+                    .map(|(resource, alterations)| {
+                        let plan = plan_incremental(&image, &*self.config.rules, &resource, &alterations);
+                        (resource, plan)
+                    })
+                    .collect();
+                drop(image);
+                drop(answer.send(self.configure(plans, validate_only).await));
             }
+            Change::Replace { resources, validate_only, answer } => {
+                let image = self.image();
+                let plans = resources
+                    .into_iter()
+                    .map(|(resource, configs)| {
+                        let plan = plan_replacement(&image, &*self.config.rules, &resource, &configs);
+                        (resource, plan)
+                    })
+                    .collect();
+                drop(image);
+                drop(answer.send(self.configure(plans, validate_only).await));
+            }
+            Change::Shutdown { done } => drop(done),
         }
     }
 
-    fn image(&self) -> Arc<MetadataImage> {
+    /// Why this broker does not change the metadata, if it does not: another one is the controller, and clients are to ask that one.
+    fn refusal(&self) -> Option<ApiError> {
+        let message = "This is not the correct controller for this cluster.";
+        self.reign.is_none().then(|| ApiError::new(ResponseError::NotController, message))
+    }
+
+    fn controller_epoch(&self) -> i32 {
+        self.reign.map_or(-1, |reign| reign.epoch)
+    }
+
+    pub(super) fn image(&self) -> Arc<MetadataImage> {
         self.images.borrow().clone()
     }
 
     /// Changes the published image. If no reader holds it at the moment, only what changes is touched.
-    fn publish(&self, change: impl FnOnce(&mut MetadataImage)) {
+    pub(super) fn publish(&self, change: impl FnOnce(&mut MetadataImage)) {
         self.images.send_modify(|image| change(Arc::make_mut(image)));
     }
 
     async fn write(&self, operations: impl IntoIterator<Item = Operation>) -> Result<Vec<OperationResult>, Failure> {
-        fenced(&self.coordination, self.epoch_version, operations).await
+        let Some(Reign { epoch_version, .. }) = self.reign else { return Err(Failure::new(ErrorCode::BadVersion, znodes::CONTROLLER_EPOCH)) };
+        fenced(&self.session, epoch_version, operations).await.inspect_err(|failure| self.doubt(failure))
+    }
+
+    /// Whether a failure shows that the tree is not what the image says: then it is read anew.
+    fn doubt(&self, failure: &Failure) {
+        let codes =
+            [ErrorCode::ConnectionLoss, ErrorCode::SessionExpired, ErrorCode::BadVersion, ErrorCode::NodeExists, ErrorCode::NoNode, ErrorCode::NotEmpty];
+        if codes.contains(&failure.code) {
+            self.is_doubtful.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Writes all units; the first failure ends it, and is the result of every item whose units are not all written.
@@ -255,7 +279,7 @@ impl<R: Runtime> Changes<R> {
 
     async fn creation_units(&self, plan: TopicPlan, owner: usize, units: &mut Vec<Unit>) -> Result<CreatedTopic, ApiError> {
         let id = random_id(&self.rt);
-        let config = write_config(&self.coordination, znodes::topic_config_path(&plan.name), &plan.config).await.map_err(|failure| api_error(&failure))?;
+        let config = write_config(&self.session, znodes::topic_config_path(&plan.name), &plan.config).await.map_err(|failure| api_error(&failure))?;
         let content = znodes::encode_topic(id, plan.replicas.iter().map(Vec::as_slice));
         let topic = vec![Operation::create(znodes::topic_path(&plan.name), content), Operation::create(znodes::partitions_path(&plan.name), "")];
         if plant!(&self.rt, "topic-create-not-atomic") {
@@ -275,7 +299,7 @@ impl<R: Runtime> Changes<R> {
             .iter()
             .zip(0..)
             .map(|(replicas, partition)| {
-                let (operations, image) = new_partition(&plan.name, partition, replicas, self.controller_epoch);
+                let (operations, image) = new_partition(&plan.name, partition, replicas, self.controller_epoch());
                 units.push(Unit { owner, operations });
                 image
             })
@@ -317,16 +341,17 @@ impl<R: Runtime> Changes<R> {
 
     /// Deletes a large topic, or adds the deletion of a small one to `units`.
     async fn deletion(&self, topic: &str, owner: usize, units: &mut Vec<Unit>) -> Result<(), Failure> {
-        let mut operations = delete_subtree(&self.coordination, &znodes::topic_path(topic)).await?;
-        operations.extend(delete_subtree(&self.coordination, &znodes::topic_config_path(topic)).await?);
+        let mut operations = delete_subtree(&self.session, &znodes::topic_path(topic)).await?;
+        operations.extend(delete_subtree(&self.session, &znodes::topic_config_path(topic)).await?);
         if operations.len() < MULTI_COUNT {
             units.push(Unit { owner, operations });
             return Ok(());
         }
-        fenced(&self.coordination, self.epoch_version, [Operation::create(znodes::delete_topic_path(topic), "")]).await?;
+        self.write([Operation::create(znodes::delete_topic_path(topic), "")]).await?;
         // Deleted from here on, whatever comes.
         self.publish(|image| image.remove_topic(topic));
-        delete_in_parts(&self.coordination, self.epoch_version, topic).await
+        let Some(Reign { epoch_version, .. }) = self.reign else { return Ok(()) };
+        delete_in_parts(&self.session, epoch_version, topic).await.inspect_err(|failure| self.doubt(failure))
     }
 
     async fn grow(&self, growths: &[NewPartitions], validate_only: bool) -> Vec<Result<(), ApiError>> {
@@ -345,10 +370,18 @@ impl<R: Runtime> Changes<R> {
             let mut topic = TopicImage::clone(&topic);
             let all = topic.partitions.iter().map(|partition| partition.replicas.as_slice()).chain(added.iter().map(Vec::as_slice));
             // From this unit on the partitions exist.
-            let content = znodes::encode_topic(topic.id, all);
-            units.push(Unit { owner, operations: vec![Operation::set(znodes::topic_path(&topic.name), content, ANY_VERSION)] });
+            let path = znodes::topic_path(&topic.name);
+            let operation = match self.session.get(&path).await {
+                Ok(view) => Operation::set(path, znodes::encode_topic_over(&view.data, topic.id, all), view.stat.version),
+                Err(failure) => {
+                    self.doubt(&failure);
+                    results[owner] = Err(api_error(&failure));
+                    continue;
+                }
+            };
+            units.push(Unit { owner, operations: vec![operation] });
             for replicas in &added {
-                let (operations, image) = new_partition(&topic.name, topic.partition_count(), replicas, self.controller_epoch);
+                let (operations, image) = new_partition(&topic.name, topic.partition_count(), replicas, self.controller_epoch());
                 units.push(Unit { owner, operations });
                 topic.partitions.push(image);
             }
@@ -384,9 +417,10 @@ impl<R: Runtime> Changes<R> {
             }
             results.push(match plan {
                 Ok(_) if validate_only => Ok(()),
+                Ok(_) if self.reign.is_none() => Err(self.refusal().unwrap_or_else(topics::unknown_topic)),
                 Ok(settings) => match self.configuration(resource, settings).await {
-                    Ok(operation) => {
-                        units.push(Unit { owner, operations: vec![operation] });
+                    Ok(operations) => {
+                        units.push(Unit { owner, operations });
                         Ok(())
                     }
                     Err(error) => Err(error),
@@ -422,12 +456,15 @@ impl<R: Runtime> Changes<R> {
         results
     }
 
-    async fn configuration(&self, resource: &ConfigResource, settings: &BTreeMap<String, String>) -> Result<Operation, ApiError> {
-        let path = match resource {
-            ConfigResource::Topic(topic) => znodes::topic_config_path(topic),
-            ConfigResource::Broker(name) => znodes::broker_config_path(broker_of(&self.image(), name)?),
+    /// Writes settings, and the notice by which other brokers learn of them.
+    async fn configuration(&self, resource: &ConfigResource, settings: &BTreeMap<String, String>) -> Result<Vec<Operation>, ApiError> {
+        let entity = match resource {
+            ConfigResource::Topic(topic) => ConfigEntity::Topic(topic.clone()),
+            ConfigResource::Broker(name) => ConfigEntity::Broker(broker_of(&self.image(), name)?),
         };
-        write_config(&self.coordination, path, settings).await.map_err(|failure| api_error(&failure))
+        let settings = write_config(&self.session, entity.path(), settings).await.map_err(|failure| api_error(&failure))?;
+        let (path, data) = (format!("{}/config_change_", znodes::CONFIG_CHANGES), Some(entity.encode_change()));
+        Ok(vec![settings, Operation::Create { path, data, mode: CreateMode::PersistentSequential }])
     }
 }
 

@@ -1,12 +1,13 @@
 //! The controller: the cluster's metadata, stored in the tree of znodes in Kafka's layout, published as images.
 //!
-//! [`Controller`] is the handle. One task carries out changes one after the other, also when the caller goes away meanwhile; each is durable before the
-//! image that shows it is published and before it is answered. Every write is a `multi` that checks the controller's epoch, so that a controller that was
-//! replaced cannot write.
+//! [`Controller`] is the handle. One task follows the tree over a session of the coordination service, as any ZooKeeper client does: this process's own
+//! service, an ensemble of ours, or an Apache ZooKeeper. It registers the broker, contends for the controllership, and publishes images of what the tree
+//! says, whoever wrote it. If the broker is the controller, the task carries out changes one after the other, also when the caller goes away meanwhile; each is
+//! durable before the image that shows it is published and before it is answered. Every write is a `multi` that checks the controller's epoch, so that a
+//! controller that was replaced cannot write. A broker that is not the controller refuses changes with Kafka's `NOT_CONTROLLER`.
 //!
 //! A topic with very many partitions takes more than one `multi`. Its creation counts from the first one, which writes its settings and its whole
-//! assignment; its deletion from the mark in `/admin/delete_topics`. What a crash leaves unfinished is finished at the next start, before anything is
-//! served, so that nobody ever sees half a topic.
+//! assignment; its deletion from the mark in `/admin/delete_topics`. What a crash leaves unfinished the next controller finishes before it publishes an image.
 //!
 //! | file | holds |
 //! |---|---|
@@ -15,34 +16,45 @@
 //! | `placement` | where replicas go, who leads |
 //! | `znodes` | Kafka's paths and JSON |
 //! | `adoption` | topics of data directories that Kafka wrote |
-//! | `start` | registration, election, what is finished at start |
-//! | `changes` | the task that writes |
+//! | `registration` | the layout, the broker's registration, the contest for the controllership |
+//! | `load` | the tree read into images; what is finished before it is served |
+//! | `follow` | what a change of the tree means: pure |
+//! | `changes` | the changes that are asked for |
+//! | `task` | sessions, events and changes in one loop |
 
 pub mod adoption;
 mod changes;
 pub mod configs;
+mod follow;
 pub mod image;
+mod load;
 pub mod placement;
-mod start;
+mod registration;
+mod task;
 pub mod topics;
 pub mod uuid_text;
 pub mod znodes;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use self::changes::{Change, Changes};
+pub use self::load::topic_settings;
+pub(crate) use self::registration::create_chroot;
+
+use self::changes::Change;
 use self::configs::{Alteration, ConfigEntries, ConfigResource, ConfigRules};
 use self::image::{BrokerInfo, MetadataImage, TopicImage};
+use self::task::{CHANGE_PATIENCE, Task};
 use self::topics::{ApiError, NewPartitions, NewTopic, TopicSelector};
 use self::znodes::ZnodeError;
-use crate::coordination::Coordination;
+use crate::coordination::client::{self, ConnectError, Session};
 use crate::coordination::op::{ErrorCode, Failure};
 use crate::plant;
-use crate::runtime::Runtime;
+use crate::runtime::{Instant, Runtime};
 
 /// How many producer ids are taken from the tree at once, as in Kafka (KIP-730).
 pub const PRODUCER_ID_BLOCK_COUNT: i64 = 1000;
@@ -61,8 +73,14 @@ pub struct ControllerConfig {
     pub default_partition_count: i32,
     /// `default.replication.factor`.
     pub default_replication_factor: i16,
-    /// `zookeeper.session.timeout.ms`.
-    pub session_timeout_ms: i32,
+    /// The id of the first log directory: a later life of this broker knows the registration by it.
+    pub directory_id: Option<Uuid>,
+    /// How sessions are kept (`zookeeper.session.timeout.ms` and others).
+    pub session: client::Options,
+    /// How long the coordination service may be away at the start (`zookeeper.connection.timeout.ms`).
+    pub connection_timeout: Duration,
+    /// `delete.topic.enable`: whether topics that are marked for deletion are deleted.
+    pub delete_topic_enable: bool,
     /// What settings may be.
     pub rules: Arc<dyn ConfigRules>,
 }
@@ -73,15 +91,20 @@ pub enum StartError {
     /// The coordination service refused.
     #[error("the cluster's metadata cannot be read or written: {0}")]
     Coordination(#[from] Failure),
+    /// The coordination service is away.
+    #[error("{0}; check that it runs, and the key 'zookeeper.connect'")]
+    Connect(#[from] ConnectError),
     /// A znode holds what cannot be understood.
     #[error("{0}; set it right or restore the coordination directory from a backup")]
     Znode(#[from] ZnodeError),
     /// The log directories belong to another cluster.
     #[error(
-        "the log directories belong to the cluster '{expected}' (meta.properties), and the coordination service to '{stored}'; bring the directories of one \
-         cluster together again, or name others in 'log.dirs'"
+        "the log directories belong to the cluster '{expected}' (meta.properties), and the coordination service ({at}) to '{stored}'; bring the directories of \
+         one cluster together again, or name others in 'log.dirs'"
     )]
     InconsistentClusterId {
+        /// Where the service is.
+        at: String,
         /// In the tree.
         stored: String,
         /// In the log directories.
@@ -93,6 +116,17 @@ pub enum StartError {
          coordination log was lost or moved; restore it, or name new directories in 'log.dirs'"
     )]
     MetadataLost {
+        /// In the log directories.
+        expected: String,
+    },
+    /// The ensemble knows no cluster, and the log directories do.
+    #[error(
+        "there is no cluster at {at}, and the log directories belong to the cluster '{expected}' (meta.properties); correct 'zookeeper.connect', its chroot \
+         above all, or name new directories in 'log.dirs'"
+    )]
+    NoCluster {
+        /// Where, with the chroot.
+        at: String,
         /// In the log directories.
         expected: String,
     },
@@ -145,8 +179,10 @@ struct ProducerIds {
 /// A handle to the controller. Clones share it.
 pub struct Controller<R: Runtime> {
     rt: R,
-    coordination: Coordination<R>,
-    changes: mpsc::Sender<Change>,
+    /// The session of the moment.
+    sessions: watch::Receiver<Session<R>>,
+    changes: mpsc::Sender<Queued>,
+    stop: Arc<watch::Sender<bool>>,
     images: watch::Receiver<Arc<MetadataImage>>,
     producer_ids: Arc<Mutex<ProducerIds>>,
     broker_id: i32,
@@ -156,8 +192,9 @@ impl<R: Runtime> Clone for Controller<R> {
     fn clone(&self) -> Self {
         Self {
             rt: self.rt.clone(),
-            coordination: self.coordination.clone(),
+            sessions: self.sessions.clone(),
             changes: self.changes.clone(),
+            stop: self.stop.clone(),
             images: self.images.clone(),
             producer_ids: self.producer_ids.clone(),
             broker_id: self.broker_id,
@@ -166,26 +203,19 @@ impl<R: Runtime> Clone for Controller<R> {
 }
 
 impl<R: Runtime> Controller<R> {
-    /// Registers this broker, makes it the controller, finishes what a crash left unfinished, and raises the leader epoch of every
-    /// partition that this broker leads: it never leads in an epoch that it held in an earlier life.
+    /// Registers this broker over `session`, makes it the controller if there is none, and reads the metadata. As the controller it finishes what was left
+    /// unfinished, and raises the leader epoch of every partition whose leader was restarted: no broker leads in an epoch that it held in an earlier life.
+    /// Later sessions begin as this one did.
     ///
     /// # Errors
     /// [`StartError`], which says what to do.
-    pub async fn start(rt: R, coordination: Coordination<R>, config: ControllerConfig) -> Result<Self, StartError> {
+    pub async fn start(rt: R, session: Session<R>, config: ControllerConfig) -> Result<Self, StartError> {
         let broker_id = config.broker.id;
-        let started = start::start(&rt, &coordination, &config).await?;
-        let (publisher, images) = watch::channel(Arc::new(started.image));
+        let (stop, has_stopped) = watch::channel(false);
+        let (task, sessions, images) = Task::start(rt.clone(), session, config, has_stopped).await?;
         let (changes, queue) = mpsc::channel(QUEUE_COUNT);
-        let task = Changes {
-            rt: rt.clone(),
-            coordination: started.session,
-            epoch_version: started.epoch_version,
-            controller_epoch: started.controller_epoch,
-            config,
-            images: publisher,
-        };
         rt.spawn("controller", task.run(queue));
-        Ok(Self { rt, coordination, changes, images, producer_ids: Arc::default(), broker_id })
+        Ok(Self { rt, sessions, changes, stop: Arc::new(stop), images, producer_ids: Arc::default(), broker_id })
     }
 
     /// The metadata as of the last change.
@@ -230,12 +260,20 @@ impl<R: Runtime> Controller<R> {
 
     async fn change<T>(&self, count: usize, change: impl FnOnce(oneshot::Sender<Vec<Result<T, ApiError>>>) -> Change) -> Vec<Result<T, ApiError>> {
         let (answer, wait) = oneshot::channel();
-        let results = match self.changes.send(change(answer)).await {
-            Ok(()) => wait.await.ok(),
-            Err(_) => None,
+        let until = self.rt.now() + CHANGE_PATIENCE;
+        let late = self.rt.timer(until);
+        let asked = async {
+            let Ok(()) = self.changes.send(Queued { until, change: change(answer) }).await else {
+                return Err(ApiError::new(ResponseError::NotController, "The controller has stopped."));
+            };
+            wait.await.map_err(|_| timed_out())
         };
-        let stopped = || Err(ApiError::new(ResponseError::NotController, "The controller has stopped."));
-        results.unwrap_or_else(|| (0..count).map(|_| stopped()).collect())
+        let results = tokio::select! {
+            biased;
+            results = asked => results,
+            () = late => Err(timed_out()),
+        };
+        results.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone())).collect())
     }
 
     /// A producer id that nobody has and nobody will get again, not even after a crash.
@@ -243,9 +281,19 @@ impl<R: Runtime> Controller<R> {
     /// # Errors
     /// [`ApiError`]; trying again is safe.
     pub async fn allocate_producer_id(&self) -> Result<i64, ApiError> {
+        let late = self.rt.sleep(CHANGE_PATIENCE);
+        tokio::select! {
+            biased;
+            id = self.next_producer_id() => id,
+            () = late => Err(timed_out()),
+        }
+    }
+
+    async fn next_producer_id(&self) -> Result<i64, ApiError> {
         let mut ids = self.producer_ids.lock().await;
         while ids.next == ids.end {
-            let block = self.coordination.get(znodes::PRODUCER_ID_BLOCK).await.map_err(|failure| api_error(&failure))?;
+            let session = self.sessions.borrow().clone();
+            let block = session.get(znodes::PRODUCER_ID_BLOCK).await.map_err(|failure| api_error(&failure))?;
             let last = znodes::decode_producer_ids(&block.data).map_err(|error| ApiError::new(ResponseError::UnknownServerError, error.to_string()))?;
             let start = last.map_or(0, |last| last.saturating_add(1));
             let Some(end) = start.checked_add(PRODUCER_ID_BLOCK_COUNT) else {
@@ -257,7 +305,7 @@ impl<R: Runtime> Controller<R> {
                 *ids = ProducerIds { next: start.max(ids.end), end: end.max(ids.end + PRODUCER_ID_BLOCK_COUNT) };
                 break;
             }
-            match self.coordination.set(znodes::PRODUCER_ID_BLOCK, content, block.stat.version).await {
+            match session.set(znodes::PRODUCER_ID_BLOCK, content, block.stat.version).await {
                 Ok(_) => *ids = ProducerIds { next: start, end },
                 Err(Failure { code: ErrorCode::BadVersion, .. }) => {} // Another broker took this block: the next one, then.
                 Err(failure) => return Err(api_error(&failure)),
@@ -270,7 +318,8 @@ impl<R: Runtime> Controller<R> {
     /// Finishes the changes that were asked for, then gives up the registration and the controllership.
     pub async fn shutdown(&self) {
         let (done, wait) = oneshot::channel();
-        if self.changes.send(Change::Shutdown { done }).await.is_ok() {
+        self.stop.send_replace(true);
+        if self.changes.send(Queued { until: self.rt.now() + CHANGE_PATIENCE, change: Change::Shutdown { done } }).await.is_ok() {
             let _ = wait.await; // Dropped if the task ended in another way.
         }
     }
@@ -280,10 +329,21 @@ impl<R: Runtime> Controller<R> {
 ///
 /// # Errors
 /// [`Failure`].
-pub async fn generate_broker_id<R: Runtime>(coordination: &Coordination<R>, reserved_max: i32) -> Result<i32, Failure> {
-    start::create_persistent(coordination).await?;
-    let stat = coordination.set(znodes::BROKER_SEQUENCE, "", crate::coordination::op::ANY_VERSION).await?;
+pub async fn generate_broker_id<R: Runtime>(session: &Session<R>, reserved_max: i32) -> Result<i32, Failure> {
+    registration::create_persistent(session).await?;
+    let stat = session.set(znodes::BROKER_SEQUENCE, "", crate::coordination::op::ANY_VERSION).await?;
     Ok(reserved_max + stat.version)
+}
+
+/// A change that waits for the task.
+struct Queued {
+    /// When whoever asked gives up; what has not begun by then is not done.
+    until: Instant,
+    change: Change,
+}
+
+fn timed_out() -> ApiError {
+    ApiError::new(ResponseError::RequestTimedOut, "The coordination service did not answer in time; whether the change was made is unknown.")
 }
 
 /// What a client is told when the tree refused.
@@ -292,10 +352,16 @@ fn api_error(failure: &Failure) -> ApiError {
         ErrorCode::ConnectionLoss => ResponseError::RequestTimedOut,
         ErrorCode::SessionExpired => ResponseError::NotController,
         ErrorCode::BadVersion if failure.path == znodes::CONTROLLER_EPOCH => ResponseError::NotController,
+        // Another one made it at the same time, and the image does not show it yet.
+        ErrorCode::NodeExists if failure.path.strip_prefix(znodes::TOPICS).is_some_and(|rest| rest.matches('/').count() == 1) => {
+            ResponseError::TopicAlreadyExists
+        }
         _ => ResponseError::UnknownServerError,
     };
     ApiError::new(code, format!("The metadata could not be changed: {failure}"))
 }
 
+#[cfg(test)]
+mod following_tests;
 #[cfg(test)]
 mod tests;

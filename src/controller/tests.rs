@@ -9,7 +9,10 @@ use super::configs::AlterOperation;
 use super::configs::tests::TestRules;
 use super::image::Endpoint;
 use super::*;
+use crate::coordination::Coordination;
+use crate::coordination::client::{Connector, Options};
 use crate::coordination::op::{ANY_VERSION, CreateMode};
+use crate::coordination::server::Server;
 use crate::log::adoption::{AdoptedPartition, Adoption};
 use crate::runtime::Task;
 use crate::runtime::tokio::{TokioRuntime, run};
@@ -32,9 +35,23 @@ fn config() -> ControllerConfig {
         expected_cluster_id: None,
         default_partition_count: 1,
         default_replication_factor: 1,
-        session_timeout_ms: 18_000,
+        directory_id: Some(Uuid::from_u128(77)),
+        session: options(),
+        connection_timeout: Duration::from_secs(60),
+        delete_topic_enable: true,
         rules: Arc::new(TestRules),
     }
+}
+
+fn options() -> Options {
+    Options { session_timeout: Duration::from_secs(18), max_in_flight: 100, request_max_bytes: 1 << 20 }
+}
+
+/// A session over a pipe, as a broker that coordinates itself has one.
+async fn session(rt: &TokioRuntime, coordination: &Coordination<TokioRuntime>) -> Session<TokioRuntime> {
+    let server = Server::in_process(coordination.clone());
+    let connector = Connector::Own(Arc::new(move || server.pipe(true)));
+    Session::connect(rt.clone(), connector, options(), Duration::from_secs(60)).await.unwrap()
 }
 
 struct World {
@@ -47,7 +64,7 @@ struct World {
 impl World {
     async fn start(rt: TokioRuntime, dir: PathBuf) -> Self {
         let coordination = Coordination::open(rt.clone(), &dir).await.unwrap();
-        let controller = Controller::start(rt.clone(), coordination.clone(), config()).await.unwrap();
+        let controller = Controller::start(rt.clone(), session(&rt, &coordination).await, config()).await.unwrap();
         Self { rt, dir, coordination, controller }
     }
 
@@ -79,8 +96,6 @@ fn a_broker_registers_and_the_tree_has_kafkas_layout() {
         assert_eq!(world.json("/controller").await["brokerid"], 1);
         assert_eq!(world.json("/cluster/id").await["id"], image.cluster_id);
         assert_eq!(&*world.coordination.get("/controller_epoch").await.unwrap().data, b"1");
-        let second = Controller::start(world.rt.clone(), world.coordination.clone(), config()).await.map(drop);
-        assert!(matches!(second, Err(StartError::Held { path, holder }) if path == "/controller" && holder.contains("\"brokerid\":1")));
         world.controller.shutdown().await;
         assert_eq!(world.coordination.exists("/brokers/ids/1").await.unwrap(), None);
         assert_eq!(world.coordination.exists("/controller").await.unwrap(), None);
@@ -96,14 +111,14 @@ fn directories_of_different_clusters_are_refused() {
     with_dir(|rt, dir| async move {
         let coordination = Coordination::open(rt.clone(), &dir).await.unwrap();
         let with_id = |id: &str| ControllerConfig { expected_cluster_id: Some(id.into()), ..config() };
-        let error = Controller::start(rt.clone(), coordination.clone(), with_id("other")).await.map(drop).unwrap_err();
+        let error = Controller::start(rt.clone(), session(&rt, &coordination).await, with_id("other")).await.map(drop).unwrap_err();
         assert!(matches!(error, StartError::MetadataLost { .. }), "{error}");
-        let controller = Controller::start(rt.clone(), coordination.clone(), config()).await.unwrap();
+        let controller = Controller::start(rt.clone(), session(&rt, &coordination).await, config()).await.unwrap();
         let id = controller.image().cluster_id.clone();
         controller.shutdown().await;
-        let error = Controller::start(rt.clone(), coordination.clone(), with_id("other")).await.map(drop).unwrap_err();
+        let error = Controller::start(rt.clone(), session(&rt, &coordination).await, with_id("other")).await.map(drop).unwrap_err();
         assert!(matches!(error, StartError::InconsistentClusterId { .. }), "{error}");
-        Controller::start(rt, coordination, with_id(&id)).await.unwrap();
+        Controller::start(rt.clone(), session(&rt, &coordination).await, with_id(&id)).await.unwrap();
     });
 }
 
@@ -307,9 +322,10 @@ fn producer_ids_are_never_given_twice() {
 #[test]
 fn broker_ids_are_generated_once_each() {
     with_dir(|rt, dir| async move {
-        let coordination = Coordination::open(rt, &dir).await.unwrap();
-        assert_eq!(generate_broker_id(&coordination, 1_000).await.unwrap(), 1_001);
-        assert_eq!(generate_broker_id(&coordination, 1_000).await.unwrap(), 1_002);
+        let coordination = Coordination::open(rt.clone(), &dir).await.unwrap();
+        let session = session(&rt, &coordination).await;
+        assert_eq!(generate_broker_id(&session, 1_000).await.unwrap(), 1_001);
+        assert_eq!(generate_broker_id(&session, 1_000).await.unwrap(), 1_002);
     });
 }
 
@@ -339,13 +355,13 @@ fn adopted_topics_are_registered_once_above_all_that_kafka_gave_out() {
         let found = Adoption { partitions: partitions.into_iter().collect(), max_producer_id: 4321 };
         let register = |found: Adoption| {
             let (rt, coordination) = (rt.clone(), coordination.clone());
-            async move { adoption::register(&rt, &coordination, 1, Some("kafkas"), 1 << 20, &found).await }
+            async move { adoption::register(&rt, &session(&rt, &coordination).await, 1, Some("kafkas"), 1 << 20, &found).await }
         };
         assert_eq!(register(found.clone()).await.unwrap().len(), 3);
         // As after a crash before the directories' mark.
         assert!(register(found.clone()).await.unwrap().is_empty());
         let config = ControllerConfig { expected_cluster_id: Some("kafkas".to_owned()), ..config() };
-        let controller = Controller::start(rt.clone(), coordination.clone(), config).await.unwrap();
+        let controller = Controller::start(rt.clone(), session(&rt, &coordination).await, config).await.unwrap();
         let image = controller.image();
         assert_eq!(image.cluster_id, "kafkas");
         let epochs = |topic: &str| image.topics[topic].partitions.iter().map(|partition| (partition.leader, partition.leader_epoch)).collect::<Vec<_>>();
@@ -359,7 +375,7 @@ fn adopted_topics_are_registered_once_above_all_that_kafka_gave_out() {
             let error = register(Adoption { partitions: [other].into_iter().collect(), max_producer_id: -1 }).await.unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
-        let error = adoption::register(&rt, &coordination, 1, Some("other"), 1 << 20, &found).await.unwrap_err();
+        let error = adoption::register(&rt, &session(&rt, &coordination).await, 1, Some("other"), 1 << 20, &found).await.unwrap_err();
         assert!(matches!(error, StartError::InconsistentClusterId { .. }), "{error}");
     });
 }

@@ -53,6 +53,8 @@ pub const CONTROLLER_EPOCH: &str = "/controller_epoch";
 pub const DELETE_TOPICS: &str = "/admin/delete_topics";
 /// The last block of producer ids that was given out.
 pub const PRODUCER_ID_BLOCK: &str = "/latest_producer_id_block";
+/// The parent of the notices of changed settings.
+pub const CONFIG_CHANGES: &str = "/config/changes";
 /// Topics' settings.
 pub const TOPIC_CONFIGS: &str = "/config/topics";
 /// Brokers' settings.
@@ -126,8 +128,23 @@ fn decode<'a, T: Deserialize<'a>>(path: &str, content: &'a [u8]) -> Result<T, Zn
     serde_json::from_slice(content).map_err(|error| ZnodeError::new(path, content, error))
 }
 
-/// The content of a broker's registration (version 5).
-pub fn encode_broker(broker: &BrokerInfo, timestamp_ms: i64) -> Bytes {
+/// What a registration says besides where the broker listens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registration {
+    /// The id of the broker's first log directory: a later life of the broker knows its own registration by it. Kafka's registrations have none.
+    pub directory_id: Option<Uuid>,
+}
+
+impl Registration {
+    /// Reads one; what cannot be read is not there.
+    pub fn decode(content: &[u8]) -> Self {
+        let value: Value = serde_json::from_slice(content).unwrap_or_default();
+        Self { directory_id: value["directory_id"].as_str().and_then(uuid_text::from_text) }
+    }
+}
+
+/// The content of a broker's registration (version 5), with the id of its log directory as a field that Kafka does not read.
+pub fn encode_broker(broker: &BrokerInfo, directory_id: Option<Uuid>, timestamp_ms: i64) -> Bytes {
     let endpoints: Vec<String> = broker.endpoints.iter().map(|endpoint| format!("{}://{}", endpoint.listener, endpoint.address)).collect();
     let protocols: BTreeMap<&str, &str> = broker.endpoints.iter().map(|endpoint| (endpoint.listener.as_str(), endpoint.security_protocol.as_str())).collect();
     // 2013's clients know one plaintext endpoint only.
@@ -144,6 +161,9 @@ pub fn encode_broker(broker: &BrokerInfo, timestamp_ms: i64) -> Bytes {
     });
     if let Some(rack) = &broker.rack {
         value["rack"] = rack.as_str().into();
+    }
+    if let Some(id) = directory_id {
+        value["directory_id"] = uuid_text::to_text(id).into();
     }
     encode(&value)
 }
@@ -185,6 +205,23 @@ pub fn encode_topic<'a>(id: Uuid, replicas: impl Iterator<Item = &'a [i32]>) -> 
     let partitions: serde_json::Map<String, Value> = replicas.enumerate().map(|(partition, replicas)| (partition.to_string(), json!(replicas))).collect();
     let topic_id = uuid_text::to_text(id);
     encode(&json!({ "version": 3, "topic_id": topic_id, "partitions": partitions, "adding_replicas": {}, "removing_replicas": {} }))
+}
+
+/// The content of a topic's znode that was there before, with this id and assignment: what else it says stays, reassignments under way among it.
+pub fn encode_topic_over<'a>(before: &[u8], id: Uuid, replicas: impl Iterator<Item = &'a [i32]>) -> Bytes {
+    let new = encode_topic(id, replicas);
+    over(before, &new, &["version", "topic_id", "partitions"])
+}
+
+/// `new`, with all fields of `before` that it does not name, and those of `before` where `fields` does not list them.
+fn over(before: &[u8], new: &Bytes, fields: &[&str]) -> Bytes {
+    let (Ok(Value::Object(mut merged)), Ok(Value::Object(new))) = (serde_json::from_slice(before), serde_json::from_slice(new)) else { return new.clone() };
+    for (field, value) in new {
+        if fields.contains(&field.as_str()) || !merged.contains_key(&field) {
+            merged.insert(field, value);
+        }
+    }
+    encode(&Value::Object(merged))
 }
 
 /// A topic's id, if it has one (version 3), and its assignment.
@@ -230,6 +267,11 @@ impl PartitionState {
         serde_json::to_vec(self).expect("numbers are encodable").into()
     }
 
+    /// The content of a znode that was there before, with this state: what else it says stays.
+    pub fn encode_over(&self, before: &[u8]) -> Bytes {
+        over(before, &self.encode(), &["version", "leader", "leader_epoch", "controller_epoch", "isr"])
+    }
+
     /// The state in a znode's content.
     ///
     /// # Errors
@@ -242,6 +284,52 @@ impl PartitionState {
 /// The content of a znode of settings.
 pub fn encode_config(config: &BTreeMap<String, String>) -> Bytes {
     encode(&json!({ "version": 1, "config": config }))
+}
+
+/// Whose settings a znode of [`CONFIG_CHANGES`] says were changed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConfigEntity {
+    /// A topic's.
+    Topic(String),
+    /// A broker's; those of all brokers without an id.
+    Broker(Option<i32>),
+}
+
+impl ConfigEntity {
+    /// Where its settings are.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Topic(topic) => topic_config_path(topic),
+            Self::Broker(id) => broker_config_path(*id),
+        }
+    }
+
+    /// The entity of a path of settings.
+    pub fn of_path(path: &str) -> Option<Self> {
+        let (kind, name) = path.strip_prefix("/config/")?.split_once('/')?;
+        match (kind, name) {
+            ("topics", topic) => Some(Self::Topic(topic.to_owned())),
+            ("brokers", "<default>") => Some(Self::Broker(None)),
+            ("brokers", id) => Some(Self::Broker(Some(id.parse().ok()?))),
+            _ => None,
+        }
+    }
+
+    /// The content of a notice that its settings were changed (version 2).
+    pub fn encode_change(&self) -> Bytes {
+        let path = self.path();
+        encode(&json!({ "version": 2, "entity_path": path.strip_prefix("/config/").unwrap_or(&path) }))
+    }
+
+    /// Reads a notice, of version 1 (before 0.10) or 2. `None` for those of users, clients and addresses, and for what cannot be read.
+    pub fn decode_change(content: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(content).ok()?;
+        let entity_path = match value["entity_path"].as_str() {
+            Some(path) => path.to_owned(),
+            None => format!("{}/{}", value["entity_type"].as_str()?, value["entity_name"].as_str()?),
+        };
+        Self::of_path(&format!("/config/{entity_path}"))
+    }
 }
 
 /// The settings in a znode's content.
@@ -280,6 +368,22 @@ pub fn decode_cluster_id(content: &[u8]) -> Result<String, ZnodeError> {
 /// The content of `/controller` (version 2).
 pub fn encode_controller(broker: i32, timestamp_ms: i64) -> Bytes {
     encode(&json!({ "version": 2, "brokerid": broker, "timestamp": timestamp_ms.to_string(), "kraftControllerEpoch": -1 }))
+}
+
+/// The broker that `/controller` names, in any version of its content.
+///
+/// # Errors
+/// [`ZnodeError`].
+pub fn decode_controller(content: &[u8]) -> Result<i32, ZnodeError> {
+    #[derive(Deserialize)]
+    struct Controller {
+        brokerid: i32,
+    }
+    // Before 0.8.1 it was the number alone.
+    if let Some(id) = std::str::from_utf8(content).ok().and_then(|text| text.parse().ok()) {
+        return Ok(id);
+    }
+    Ok(decode::<Controller>(CONTROLLER, content)?.brokerid)
 }
 
 /// The content of `/controller_epoch`.
@@ -348,14 +452,19 @@ mod tests {
             ],
             rack: Some("dc1".into()),
         };
-        let content = encode_broker(&broker, 5);
+        let directory_id = Uuid::from_u128(1);
+        let content = encode_broker(&broker, Some(directory_id), 5);
         let expected = json!({
             "version": 5, "host": "::1", "port": 9092, "jmx_port": -1, "timestamp": "5", "rack": "dc1", "features": {},
+            "directory_id": "AAAAAAAAAAAAAAAAAAAAAQ",
             "endpoints": ["CLIENT://h1:9093", "PLAINTEXT://[::1]:9092"],
             "listener_security_protocol_map": {"CLIENT": "SSL", "PLAINTEXT": "PLAINTEXT"},
         });
         assert_eq!(text(&content), expected);
         assert_eq!(decode_broker("/x", 1, 9, &content).unwrap(), broker);
+        assert_eq!(Registration::decode(&content).directory_id, Some(directory_id));
+        assert_eq!(Registration::decode(b"{}"), Registration::default());
+        assert_eq!(Registration::decode(b"not json"), Registration::default());
         let old = decode_broker("/x", 2, 1, br#"{"jmx_port":-1,"timestamp":"1","host":"h","version":1,"port":9092}"#).unwrap();
         assert_eq!(old.endpoints[0].address.to_string(), "h:9092");
     }
@@ -370,6 +479,35 @@ mod tests {
         assert_eq!(decode_topic("/t", br#"{"version":1,"partitions":{"0":[0]}}"#), Ok((None, vec![vec![0]])));
         let error = decode_topic("/t", br#"{"version":1,"partitions":{"1":[0]}}"#).unwrap_err().to_string();
         assert!(error.contains("'/t'") && error.contains("partition 0 is missing"), "{error}");
+    }
+
+    #[test]
+    fn what_others_wrote_beside_is_kept() {
+        let before = br#"{"version":2,"partitions":{"0":[1]},"adding_replicas":{"0":[2]},"removing_replicas":{},"later":7}"#;
+        let expected = json!({"version": 3, "topic_id": "AAAAAAAAAAAAAAAAAAAABw", "partitions": {"0": [1], "1": [2]}, "adding_replicas": {"0": [2]},
+            "removing_replicas": {}, "later": 7});
+        assert_eq!(text(&encode_topic_over(before, Uuid::from_u128(7), [&[1][..], &[2]].into_iter())), expected);
+        let state = PartitionState { version: 1, leader: 3, leader_epoch: 4, controller_epoch: 5, isr: vec![3] };
+        let content = state.encode_over(br#"{"leader":9,"version":1,"leader_epoch":1,"controller_epoch":1,"isr":[9],"leader_recovery_state":0}"#);
+        assert_eq!(text(&content)["leader_recovery_state"], 0);
+        assert_eq!(PartitionState::decode("/s", &content), Ok(state.clone()));
+        assert_eq!(state.encode_over(b"damaged"), state.encode());
+    }
+
+    #[test]
+    fn notices_of_changed_settings_are_kafkas() {
+        let topic = ConfigEntity::Topic("t".into());
+        assert_eq!(text(&topic.encode_change()), json!({"version": 2, "entity_path": "topics/t"}));
+        for entity in [topic.clone(), ConfigEntity::Broker(Some(3)), ConfigEntity::Broker(None)] {
+            assert_eq!(ConfigEntity::decode_change(&entity.encode_change()), Some(entity.clone()));
+            assert_eq!(ConfigEntity::of_path(&entity.path()), Some(entity));
+        }
+        assert_eq!(ConfigEntity::decode_change(br#"{"version":1,"entity_type":"topics","entity_name":"t"}"#), Some(topic));
+        for other in [&br#"{"version":2,"entity_path":"users/bob"}"#[..], b"", br#"{"version":3}"#] {
+            assert_eq!(ConfigEntity::decode_change(other), None);
+        }
+        assert_eq!(decode_controller(br#"{"version":1,"brokerid":4,"timestamp":"1"}"#), Ok(4));
+        assert_eq!(decode_controller(b"5"), Ok(5));
     }
 
     #[test]

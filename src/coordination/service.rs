@@ -155,6 +155,11 @@ impl<R: Runtime> Service<R> {
         self
     }
 
+    /// What serves connections within this process, without a port.
+    pub fn in_process(&self) -> Server<R> {
+        Server::in_process(self.coordination.on(self.rt.clone()))
+    }
+
     /// Waits until a majority of the voters answers, and says every few seconds whom it waits for.
     pub async fn wait_for_quorum(&self) {
         if self.own.is_none() {

@@ -67,11 +67,17 @@ pub enum Connector {
 }
 
 impl Connector {
-    fn chroot(&self) -> &str {
+    /// The path before all paths; empty for none.
+    pub fn chroot(&self) -> &str {
         match self {
             Self::Hosts(connect) => &connect.chroot,
             Self::Member(_) | Self::Own(_) => "",
         }
+    }
+
+    /// Whether the service is in this process.
+    pub const fn is_in_process(&self) -> bool {
+        !matches!(self, Self::Hosts(_))
     }
 
     /// The same, with another path before all paths.

@@ -198,6 +198,22 @@ impl<R: Runtime> Server<R> {
         Self { inner }
     }
 
+    /// A server without sockets, for [`Server::pipe`] alone. It counts nothing that others see.
+    pub fn in_process(coordination: Coordination<R>) -> Self {
+        let config = ServerConfig { max_frame_bytes: 2 * super::REQUEST_MAX_BYTES, ..ServerConfig::default() };
+        Self {
+            inner: Arc::new(Inner {
+                coordination: Coordination { session: 0, ..coordination },
+                config,
+                bound: Vec::new(),
+                stats: Stats::default(),
+                connections: Mutex::default(),
+                open: watch::Sender::new(0),
+                stop: watch::Sender::new(false),
+            }),
+        }
+    }
+
     /// Opens a connection within the process, without a port: the other end of the pipe is served. What comes through it may do everything. With `is_alone`, the
     /// session that is begun over it ends with the process and not before; only right where this process is the only member.
     pub fn pipe(&self, is_alone: bool) -> DuplexStream {

@@ -1,0 +1,231 @@
+//! Reads the tree into images, and watches what was read. As the controller it also collects what must be written before it can be served: the rest of
+//! topics whose creation was interrupted or that others began, ids of topics that have none, leaders for partitions whose leader has gone or was
+//! restarted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+
+use super::StartError;
+use super::changes::{Unit, fenced, new_partition, pack, random_id};
+use super::follow::reviewed;
+use super::image::{BrokerInfo, PartitionImage, TopicImage, is_internal};
+use super::registration::{Reign, find, read_all};
+use super::znodes::{self, PartitionState, ZnodeError};
+use crate::coordination::client::{Session, Watcher};
+use crate::coordination::op::{ErrorCode, Failure, Operation, OperationResult};
+use crate::coordination::tree::NodeView;
+use crate::runtime::Runtime;
+
+/// How many topics are read at a time.
+const TOPICS_AT_ONCE: usize = 64;
+
+/// A topic as it was read.
+pub(super) struct ReadTopic {
+    pub(super) image: TopicImage,
+    /// What must be written before it is as the image shows it.
+    pub(super) units: Vec<Unit>,
+}
+
+/// What reading a topic came to.
+pub(super) enum Found {
+    /// There is no such topic.
+    Gone,
+    /// It is there, and not for use: the controller has to give it an id.
+    NotYet,
+    /// Its znode says what is known.
+    AsKnown,
+    /// It is this.
+    Topic(Box<ReadTopic>),
+}
+
+/// Reads on behalf of one broker.
+pub(super) struct Load<'a, R: Runtime> {
+    pub(super) rt: &'a R,
+    pub(super) session: &'a Session<R>,
+    pub(super) watcher: &'a Watcher,
+    /// Whether this broker is the controller.
+    pub(super) reign: Option<Reign>,
+    pub(super) brokers: &'a BTreeMap<i32, BrokerInfo>,
+}
+
+/// What a znode holds, or nothing; `watcher` is told when that changes.
+pub(super) async fn find_and_watch<R: Runtime>(session: &Session<R>, path: &str, watcher: &Watcher) -> Result<Option<NodeView>, Failure> {
+    loop {
+        match session.get_and_watch(path, watcher).await {
+            Ok(view) => return Ok(Some(view)),
+            Err(Failure { code: ErrorCode::NoNode, .. }) => {}
+            Err(failure) => return Err(failure),
+        }
+        if session.exists_and_watch(path, watcher).await?.is_none() {
+            return Ok(None);
+        }
+    }
+}
+
+/// The registered brokers, each with the session of its registration. What cannot be read is told and left out: it is another broker's.
+pub(super) async fn read_brokers<R: Runtime>(session: &Session<R>, watcher: &Watcher) -> Result<BTreeMap<i32, (BrokerInfo, i64)>, Failure> {
+    let (names, _) = session.children_and_watch(znodes::BROKER_IDS, watcher).await?;
+    let paths: Vec<String> = names.iter().map(|name| format!("{}/{name}", znodes::BROKER_IDS)).collect();
+    let views = try_join_all(paths.iter().map(|path| find_and_watch(session, path, watcher))).await?;
+    let mut brokers = BTreeMap::new();
+    for ((name, path), view) in names.iter().zip(&paths).zip(views) {
+        let Some(view) = view else { continue };
+        let read = name.parse().map_err(|_| ZnodeError::new(path, &view.data, "its name is no broker id"));
+        match read.and_then(|id| znodes::decode_broker(path, id, view.stat.czxid, &view.data)) {
+            Ok(broker) => drop(brokers.insert(broker.id, (broker, view.stat.ephemeral_owner))),
+            Err(error) => tracing::warn!(%error, "a broker's registration cannot be read; that broker is left out"),
+        }
+    }
+    Ok(brokers)
+}
+
+/// The dynamic settings of brokers.
+pub(super) async fn read_broker_configs<R: Runtime>(session: &Session<R>) -> Result<BTreeMap<Option<i32>, BTreeMap<String, String>>, StartError> {
+    let (names, _) = session.children(znodes::BROKER_CONFIGS).await?;
+    let mut configs = BTreeMap::new();
+    for (path, view) in read_all(session, names.iter().map(|name| format!("{}/{name}", znodes::BROKER_CONFIGS))).await? {
+        let Some(znodes::ConfigEntity::Broker(id)) = znodes::ConfigEntity::of_path(&path) else {
+            tracing::warn!(path, "settings of what is no broker are passed over");
+            continue;
+        };
+        configs.insert(id, znodes::decode_config(&path, &view.data)?);
+    }
+    Ok(configs)
+}
+
+impl<R: Runtime> Load<'_, R> {
+    /// Reads the topics, many at a time.
+    pub(super) async fn topics(&self, names: &[Arc<str>], known: impl Fn(&str) -> Option<Arc<TopicImage>>) -> Result<Vec<(Arc<str>, Found)>, StartError> {
+        let mut read = Vec::with_capacity(names.len());
+        for names in names.chunks(TOPICS_AT_ONCE) {
+            let known: Vec<Option<Arc<TopicImage>>> = names.iter().map(|name| known(name)).collect();
+            let reading: Vec<_> = names.iter().zip(&known).map(|(name, known)| self.topic(name, known.as_deref(), false)).collect();
+            read.extend(names.iter().cloned().zip(try_join_all(reading).await?));
+        }
+        Ok(read)
+    }
+
+    /// Reads a topic and watches it. With `may_be_known`, its partitions are not read if its znode says what is known.
+    pub(super) async fn topic(&self, name: &Arc<str>, known: Option<&TopicImage>, may_be_known: bool) -> Result<Found, StartError> {
+        let path = znodes::topic_path(name);
+        let Some(view) = find_and_watch(self.session, &path, self.watcher).await? else { return Ok(Found::Gone) };
+        let (id, replicas) = znodes::decode_topic(&path, &view.data)?;
+        if may_be_known && known.is_some_and(|known| super::follow::is_as_known(known, id, &replicas)) {
+            return Ok(Found::AsKnown);
+        }
+        let mut units = Vec::new();
+        let mut write = |operation| units.push(Unit { owner: 0, operations: vec![operation] });
+        let id = match (id, known) {
+            (Some(id), _) => id,
+            (None, _) if self.reign.is_none() => return Ok(Found::NotYet),
+            (None, known) => {
+                // Made by a broker before KIP-516, or by 2013's tools; or such a tool has changed it, and dropped its id.
+                let id = known.map_or_else(|| random_id(self.rt), |known| known.id);
+                write(Operation::set(path, znodes::encode_topic_over(&view.data, id, replicas.iter().map(Vec::as_slice)), view.stat.version));
+                id
+            }
+        };
+        if self.reign.is_some() {
+            let partitions_path = znodes::partitions_path(name);
+            if self.session.exists(&partitions_path).await?.is_none() {
+                write(Operation::create(partitions_path, ""));
+            }
+        }
+        let states = try_join_all((0..).zip(&replicas).map(|(index, replicas)| self.partition(name, index, replicas))).await?;
+        let mut partitions = Vec::with_capacity(states.len());
+        for (partition, operations) in states {
+            partitions.push(partition);
+            if !operations.is_empty() {
+                units.push(Unit { owner: 0, operations });
+            }
+        }
+        let config_path = znodes::topic_config_path(name);
+        let config = match find(self.session, &config_path).await? {
+            Some(view) => znodes::decode_config(&config_path, &view.data)?,
+            None => BTreeMap::new(),
+        };
+        let image = TopicImage { name: name.clone(), id, partitions, config, internal: is_internal(name) };
+        Ok(Found::Topic(Box::new(ReadTopic { image, units })))
+    }
+
+    async fn partition(&self, topic: &str, index: i32, replicas: &[i32]) -> Result<(PartitionImage, Vec<Operation>), StartError> {
+        let path = znodes::state_path(topic, index);
+        // The controller alone writes states: it need not be told of them.
+        let view = match self.reign {
+            Some(_) => find(self.session, &path).await?,
+            None => find_and_watch(self.session, &path, self.watcher).await?,
+        };
+        let (Some(view), reign) = (view, self.reign) else {
+            let Some(reign) = self.reign else {
+                return Ok((PartitionImage { leader: -1, leader_epoch: 0, replicas: replicas.to_vec(), isr: Vec::new(), partition_epoch: 0 }, Vec::new()));
+            };
+            let (mut operations, image) = new_partition(topic, index, replicas, reign.epoch);
+            if self.session.exists(&znodes::partition_path(topic, index)).await?.is_some() {
+                operations.remove(0);
+            }
+            return Ok((image, operations));
+        };
+        let state = PartitionState::decode(&path, &view.data)?;
+        let image = |state: &PartitionState| PartitionImage {
+            leader: state.leader,
+            leader_epoch: state.leader_epoch,
+            replicas: replicas.to_vec(),
+            isr: state.isr.clone(),
+            partition_epoch: view.stat.version,
+        };
+        // A registration that is newer than the state is of a life that the state does not know.
+        let is_restarted = |leader: &BrokerInfo| leader.epoch > view.stat.mzxid;
+        Ok(match reign.and_then(|reign| reviewed(&state, replicas, reign.epoch, self.brokers, is_restarted)) {
+            Some(next) => (image(&next), vec![Operation::set(path, next.encode_over(&view.data), view.stat.version)]),
+            None => (image(&state), Vec::new()),
+        })
+    }
+
+    /// Writes what the topics need, and gives their partitions the epochs that follow: a partition's epoch is its state's version, which only the tree
+    /// knows.
+    pub(super) async fn complete(&self, topics: &mut BTreeMap<Arc<str>, TopicImage>, units: Vec<Unit>) -> Result<(), StartError> {
+        let Some(reign) = self.reign else { return Ok(()) };
+        let mut epochs: BTreeMap<String, i32> = BTreeMap::new();
+        for multi in pack(units) {
+            let operations: Vec<Operation> = multi.into_iter().flat_map(|unit| unit.operations).collect();
+            let results = fenced(self.session, reign.epoch_version, operations.clone()).await?;
+            epochs.extend(operations.into_iter().zip(results).filter_map(|(operation, result)| match (operation, result) {
+                (Operation::Set { path, .. }, OperationResult::Set { stat }) => Some((path, stat.version)),
+                _ => None,
+            }));
+        }
+        if epochs.is_empty() {
+            return Ok(());
+        }
+        for (name, topic) in topics {
+            for (partition, index) in topic.partitions.iter_mut().zip(0..) {
+                if let Some(version) = epochs.get(&znodes::state_path(name, index)) {
+                    partition.partition_epoch = *version;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every topic's own settings, as the tree has them: recovery must know what a log promised before the first log is opened.
+///
+/// # Errors
+/// [`StartError`].
+pub async fn topic_settings<R: Runtime>(session: &Session<R>) -> Result<BTreeMap<Arc<str>, BTreeMap<String, String>>, StartError> {
+    let topics = match session.children(znodes::TOPICS).await {
+        Ok((topics, _)) => topics,
+        Err(Failure { code: ErrorCode::NoNode, .. }) => return Ok(BTreeMap::new()),
+        Err(failure) => return Err(failure.into()),
+    };
+    let mut settings: BTreeMap<Arc<str>, BTreeMap<String, String>> = topics.iter().map(|topic| (topic.clone(), BTreeMap::new())).collect();
+    for (path, view) in read_all(session, topics.iter().map(|topic| znodes::topic_config_path(topic))).await? {
+        let config = znodes::decode_config(&path, &view.data)?;
+        if let Some(own) = path.rsplit('/').next().and_then(|topic| settings.get_mut(topic)) {
+            *own = config;
+        }
+    }
+    Ok(settings)
+}
