@@ -24,8 +24,7 @@ use tokio::sync::watch;
 
 use crate::config::broker::BrokerConfig;
 use crate::controller::Controller;
-use crate::coordination::Coordination;
-use crate::coordination::server::Server;
+use crate::coordination::service::Service;
 use crate::group::coordinator::GroupCoordinator;
 use crate::replication::leadership::Leadership;
 use crate::replication::manager::ReplicaManager;
@@ -39,9 +38,8 @@ pub struct Broker<R: Runtime> {
     runtime: R,
     config: BrokerConfig,
     controller: Controller<R>,
-    coordination: Coordination<R>,
-    /// Serves ZooKeeper clients, if `clientPort` is set.
-    zookeeper: Option<Server<R>>,
+    /// The embedded member of the coordination service; serves ZooKeeper clients if `clientPort` is set.
+    coordination: Service<R>,
     replicas: Arc<ReplicaManager<R>>,
     groups: GroupCoordinator<R, Leadership<R>>,
     chunks: ChunkPool,
@@ -112,7 +110,7 @@ impl<R: Runtime> Broker<R> {
 
     /// Where ZooKeeper clients are served; nowhere without `clientPort`.
     pub fn zookeeper_bound(&self) -> &[SocketAddr] {
-        self.zookeeper.as_ref().map_or(&[], Server::bound)
+        self.coordination.bound()
     }
 
     /// Connections that are open.
@@ -221,9 +219,6 @@ impl<R: Runtime> Broker<R> {
             follower.join().await;
         }
         self.replicas.shutdown().await;
-        if let Some(zookeeper) = &self.zookeeper {
-            zookeeper.shutdown().await;
-        }
         self.coordination.shutdown().await;
     }
 

@@ -9,6 +9,7 @@ mod completion;
 mod connect;
 mod consume;
 mod coordination;
+mod coordinator;
 mod group;
 mod log;
 mod output;
@@ -46,6 +47,8 @@ enum Command {
     /// List and describe consumer groups.
     #[command(subcommand)]
     Group(group::Command),
+    /// Start a member of the coordination service, for brokers and any other ZooKeeper client: alone, or one of an ensemble.
+    Coordinator(coordinator::Args),
     /// Look into the coordination service, or an Apache ZooKeeper, and change it.
     #[command(subcommand)]
     Coordination(coordination::Command),
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
         Some(Command::Produce(args)) => produce::run(args),
         Some(Command::Consume(args)) => consume::run(args),
         Some(Command::Group(command)) => group::run(command),
+        Some(Command::Coordinator(args)) => coordinator::run(args),
         Some(Command::Coordination(command)) => coordination::run(command),
         Some(Command::Log(command)) => log::run(command),
         Some(Command::Completion(args)) => completion::run(&args),
@@ -116,6 +120,8 @@ mod tests {
             "ottla consume t --partition 2 --offset 17",
             "ottla group list",
             "ottla group describe g -b [::1]:9092,b:9092",
+            "ottla coordinator",
+            "ottla coordinator config/coordinator.properties -o clientPort=2182",
             "ottla coordination ls",
             "ottla coordination ls /brokers -r --server a:2181,b:2181",
             "ottla coordination set /x y --create --if-version 3 --auth bob:secret",

@@ -14,6 +14,7 @@
 //! 4. *A failed sync is final.* After an error from [`File::sync_data`] the state of the unsynced bytes is unknown for ever; a later
 //!    success proves nothing about them (fsyncgate).
 
+pub mod bind;
 pub mod tokio;
 
 use std::convert::Infallible;
@@ -309,6 +310,14 @@ pub trait File: Clone + Send + Sync + 'static {
     fn set_len(&self, len: u64) -> impl Future<Output = io::Result<()>> + Send;
     /// Reserves space up to `len` without changing the file's length. A hint: file systems that cannot are no error; a full disk is.
     fn preallocate(&self, len: u64) -> impl Future<Output = io::Result<()>> + Send;
+    /// Whether nobody can read the file but its owner and its group, and nobody write it but its owner. Where there are no users: true.
+    fn is_guarded(&self) -> impl Future<Output = io::Result<bool>> + Send {
+        async { Ok(true) }
+    }
+    /// Takes all rights away from everybody but the owner, who may read and write. Where there are no users: nothing to do.
+    fn guard(&self) -> impl Future<Output = io::Result<()>> + Send {
+        async { Ok(()) }
+    }
     /// Makes all bytes written before the call, and the length that they need, durable.
     fn sync_data(&self) -> impl Future<Output = io::Result<()>> + Send;
 }

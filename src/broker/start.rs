@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
@@ -21,13 +20,13 @@ use crate::controller::image::{BrokerInfo, Endpoint};
 use crate::controller::{Controller, ControllerConfig, adoption, znodes};
 use crate::coordination::Coordination;
 use crate::coordination::op::{ErrorCode, Failure};
-use crate::coordination::server::{Server, ServerConfig};
+use crate::coordination::service::{Dirs, Service, ServiceError};
 use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
 use crate::group::state::GroupConfig;
 use crate::log::{LogConfig, LogManager, LogManagerConfig};
 use crate::replication::log_config::log_config;
 use crate::replication::manager::ReplicaManager;
-use crate::runtime::{HostPort, Listener, Runtime};
+use crate::runtime::{Listener, Runtime, bind};
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,22 +41,12 @@ pub enum StartError {
         /// What to do.
         advice: String,
     },
-    /// The port of ZooKeeper clients could not be bound.
-    #[error("cannot listen for ZooKeeper clients on {address} (clientPort): {source}; {advice}")]
-    ListenForZooKeeper {
-        /// Where.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-        /// What to do.
-        advice: String,
-    },
     /// A data directory could not be opened.
     #[error(transparent)]
     Logs(#[from] crate::log::OpenError),
-    /// The coordination store could not be opened.
+    /// The coordination service could not be opened.
     #[error(transparent)]
-    Coordination(#[from] crate::coordination::storage::StorageError),
+    Coordination(#[from] ServiceError),
     /// The controller could not start.
     #[error(transparent)]
     Controller(#[from] crate::controller::StartError),
@@ -72,8 +61,18 @@ impl<R: Runtime> Broker<R> {
     /// # Errors
     /// [`StartError`], in words that say what to do.
     pub async fn start(runtime: R, config: BrokerConfig, host_name: &str) -> Result<Arc<Self>, StartError> {
+        Self::start_with(runtime.clone(), runtime, config, host_name).await
+    }
+
+    /// [`Broker::start`] with another runtime of the same process for the member of a coordination ensemble, if one is embedded: its heartbeats are
+    /// not to wait for the broker's work.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_with(runtime: R, ensemble: R, config: BrokerConfig, host_name: &str) -> Result<Arc<Self>, StartError> {
         let listeners = bind(&runtime, &config).await?;
-        let client_port = bind_client_port(&runtime, &config).await?;
+        let coordination_dir = config.log_dirs[0].join(crate::coordination::DIR_NAME);
+        let service = Service::bind(runtime.clone(), ensemble, &config.coordination, Dirs::in_one(&coordination_dir)).await?;
         let port = |sockets: &[R::Listener]| sockets.first().map_or(0, |socket| socket.local_addr().port());
         let ports: Vec<u16> = listeners.iter().map(|(_, sockets)| port(sockets)).collect();
         let bound: Vec<ListenerConfig> = listeners.iter().map(|(config, sockets)| ListenerConfig { port: port(sockets), ..config.clone() }).collect();
@@ -90,7 +89,9 @@ impl<R: Runtime> Broker<R> {
 
         // Before anything is written to them.
         LogManager::check_origins(&runtime, &config.log_dirs).await?;
-        let coordination = Coordination::open(runtime.clone(), &config.log_dirs[0].join(crate::coordination::DIR_NAME)).await?;
+        let service = service.open().await?;
+        service.wait_for_quorum().await;
+        let coordination = service.coordination().clone();
         // Recovery must know what a log promised, and retention what a topic is to keep, before the first log is opened.
         let settings = topic_settings(&coordination).await?;
         let producer_id_expiration_ms = config.producer_id_expiration_ms.into();
@@ -136,8 +137,7 @@ impl<R: Runtime> Broker<R> {
             follower: Mutex::new(None),
             runtime,
             controller,
-            zookeeper: client_port.map(|sockets| Server::start(coordination.clone(), sockets, zookeeper_config(&config))),
-            coordination,
+            coordination: service.serve(),
             replicas,
             bound,
             config,
@@ -207,7 +207,7 @@ async fn bind<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Result<Vec<Boun
         let mut draws = if listener.port == 0 { PORT_DRAWS } else { 1 };
         let sockets = loop {
             draws -= 1;
-            match bind_one(runtime, listener).await {
+            match bind::bind(runtime, &listener.host_port()).await {
                 Ok(sockets) => break sockets,
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && draws > 0 => {}
                 Err(source) => return Err(StartError::Listen { listener: listener.clone(), advice: advice(&source, &listener.host), source }),
@@ -216,39 +216,6 @@ async fn bind<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Result<Vec<Boun
         bound.push((listener.clone(), sockets));
     }
     Ok(bound)
-}
-
-async fn bind_one<R: Runtime>(runtime: &R, listener: &ListenerConfig) -> io::Result<Vec<R::Listener>> {
-    let mut sockets: Vec<R::Listener> = Vec::new();
-    let mut failure = None;
-    for mut address in addresses(runtime, listener).await? {
-        if let Some(first) = sockets.first() {
-            address.set_port(first.local_addr().port());
-        }
-        match runtime.listen(address).await {
-            Ok(socket) => sockets.push(socket),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
-            // A host without IPv6 still has localhost, and a name may have addresses that are not this machine's.
-            Err(error) => {
-                tracing::debug!(%address, %error, "not bound");
-                failure.get_or_insert(error);
-            }
-        }
-    }
-    match failure {
-        Some(error) if sockets.is_empty() => Err(error),
-        _ => Ok(sockets),
-    }
-}
-
-async fn addresses<R: Runtime>(runtime: &R, listener: &ListenerConfig) -> io::Result<Vec<SocketAddr>> {
-    const LOCALHOST: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    match listener.host.as_str() {
-        "" => Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, listener.port))]),
-        // Clients may try either, whatever the hosts file says.
-        "localhost" => Ok(LOCALHOST.iter().map(|ip| SocketAddr::new(*ip, listener.port)).collect()),
-        _ => runtime.resolve(&listener.host_port()).await,
-    }
 }
 
 fn advice(error: &io::Error, host: &str) -> String {
@@ -261,47 +228,6 @@ fn advice(error: &io::Error, host: &str) -> String {
              ('PLAINTEXT://:9092'); the name that clients connect to, if '{host}' is one, goes into 'advertised.listeners'"
         ),
         _ => "correct the key 'listeners'".to_owned(),
-    }
-}
-
-/// Binds `clientPort`, if it is set.
-async fn bind_client_port<R: Runtime>(runtime: &R, config: &BrokerConfig) -> Result<Option<Vec<R::Listener>>, StartError> {
-    let Some(port) = config.client_port.and_then(|port| u16::try_from(port).ok()) else { return Ok(None) };
-    let host = config.client_port_address.clone().unwrap_or_default();
-    let address = if host.is_empty() { format!("port {port} of every interface") } else { HostPort { host: host.clone(), port }.to_string() };
-    // The same as for the broker's own listeners: a name may mean several addresses.
-    let listener = ListenerConfig { name: "clientPort".to_owned(), host, port };
-    match bind_one(runtime, &listener).await {
-        Ok(sockets) => Ok(Some(sockets)),
-        Err(source) => {
-            let advice = match source.kind() {
-                io::ErrorKind::AddrInUse => {
-                    "the port is in use: stop what listens there (a ZooKeeper?), or set another port with the key 'clientPort'".to_owned()
-                }
-                io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: set another port with the key 'clientPort'".to_owned(),
-                _ => "the key 'clientPortAddress' names one of this machine's own names or addresses, or is left out for all of them".to_owned(),
-            };
-            Err(StartError::ListenForZooKeeper { address, source, advice })
-        }
-    }
-}
-
-fn zookeeper_config(config: &BrokerConfig) -> ServerConfig {
-    let (min_session_timeout_ms, max_session_timeout_ms) = config.client_session_timeouts_ms();
-    let count = |count: i32| usize::try_from(count).unwrap_or(0);
-    ServerConfig {
-        tick_ms: config.tick_time_ms,
-        min_session_timeout_ms,
-        max_session_timeout_ms,
-        max_connections_per_address: count(config.max_client_connections),
-        max_connections: count(config.max_client_connections_of_all),
-        max_frame_bytes: count(config.jute_max_buffer),
-        words: config.four_letter_words.clone(),
-        super_digest: config.super_digest.clone(),
-        has_ttl: config.extended_types_enabled,
-        idle_check_ms: u64::try_from(config.container_check_interval_ms).unwrap_or(u64::MAX),
-        never_used_ms: config.container_never_used_ms,
-        data_dir: config.log_dirs[0].join(crate::coordination::DIR_NAME).display().to_string(),
     }
 }
 

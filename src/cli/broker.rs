@@ -40,7 +40,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 /// Events go to standard error; `OTTLA_LOG` says which, in the syntax of `tracing`'s filters (`OTTLA_LOG=debug`, `OTTLA_LOG=ottla::log=trace`).
-fn log_to_stderr() {
+pub(crate) fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(tracing_subscriber::filter::LevelFilter::INFO.into())
         .with_env_var("OTTLA_LOG")

@@ -4,19 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::config::coordination::CoordinationConfig;
 use crate::config::definition::{Valid, config_table};
 use crate::config::describe::{ConfigEntry, ConfigSource, ConfigSynonym};
-use crate::config::four_letter_words::Whitelist;
 use crate::config::listener::Listener;
 use crate::config::topic::{self, TopicConfig};
 
 config_table! {
     /// A broker's configuration. [`BrokerConfig::default`] is what a broker without any file runs with.
     pub struct BrokerConfig {
-        /// The four-letter words that ZooKeeper's administrators may send to `clientPort`, separated by commas; * is all of them.
-        four_letter_words: Whitelist = "4lw.commands.whitelist", "srvr", Valid::Any, [];
-        /// The digest of the credentials with which a ZooKeeper client may do everything, as user:hash. Without it there is no such user.
-        super_digest: Option<String> = "DigestAuthenticationProvider.superDigest", "", Valid::Any, [];
         /// The addresses that clients and other brokers are told to connect to. Without it: those of `listeners`, with this host's name where they bind every interface.
         advertised_listeners: Vec<Listener> = "advertised.listeners", "", Valid::Any, [];
         /// Whether a topic that a client asks for by name is created when it does not exist.
@@ -29,10 +25,6 @@ config_table! {
         broker_id: i32 = "broker.id", "0", Valid::AtLeast(0), [];
         /// The rack or zone of this broker; replicas are spread over racks.
         broker_rack: Option<String> = "broker.rack", "", Valid::Any, [];
-        /// The port on which ZooKeeper clients are served. Without it the coordination service is this broker's own and has no port; 0 takes any free port.
-        client_port: Option<i32> = "clientPort", "", Valid::Between(0, 65_535), [];
-        /// The address of `clientPort`, a name or an IP address. Without it: every interface, as ZooKeeper.
-        client_port_address: Option<String> = "clientPortAddress", "", Valid::Any, [];
         /// A connection without a request for this many ms is closed; -1 is never.
         connections_max_idle_ms: i64 = "connections.max.idle.ms", "600000", Valid::AtLeast(-1), [];
         /// Whether a broker hands its leaderships over before it stops.
@@ -43,8 +35,6 @@ config_table! {
         default_replication_factor: i32 = "default.replication.factor", "1", Valid::Between(1, 32_767), [];
         /// Whether topics can be deleted.
         delete_topic_enable: bool = "delete.topic.enable", "true", Valid::Any, [];
-        /// Whether ZooKeeper clients may create znodes with a time to live. ZooKeeper's default is false, because it takes a part of its servers' numbers for them; here it takes nothing.
-        extended_types_enabled: bool = "extendedTypesEnabled", "true", Valid::Any, [];
         /// Most bytes of records in one fetch response, however much the client asks for; a first batch larger than this is still sent.
         fetch_max_bytes: i32 = "fetch.max.bytes", "57671680", Valid::AtLeast(1024), [];
         /// Time in ms that a new consumer group waits for more members before its first rebalance.
@@ -57,8 +47,6 @@ config_table! {
         group_min_session_timeout_ms: i32 = "group.min.session.timeout.ms", "6000", Valid::AtLeast(1), [];
         /// The listener that brokers use among themselves, by name. Without it: the one named PLAINTEXT, else the first.
         inter_broker_listener_name: Option<String> = "inter.broker.listener.name", "", Valid::Any, [];
-        /// Largest frame in bytes that is accepted from a ZooKeeper client. Clients have a limit of the same name.
-        jute_max_buffer: i32 = "jute.maxbuffer", "1048575", Valid::Between(1, 8_388_608), [];
         /// Seconds between two looks at which partitions are not led by their first replica.
         leader_imbalance_check_interval_seconds: i64 = "leader.imbalance.check.interval.seconds", "300", Valid::AtLeast(1), [];
         /// The security protocol of each listener's name, as NAME:PROTOCOL pairs. This release knows PLAINTEXT.
@@ -81,14 +69,6 @@ config_table! {
         max_incremental_fetch_session_cache_slots: i32 = "max.incremental.fetch.session.cache.slots", "1000", Valid::AtLeast(0), [];
         /// Most partitions in one answer about topics (KIP-966).
         max_request_partition_size_limit: i32 = "max.request.partition.size.limit", "2000", Valid::AtLeast(1), [];
-        /// Most connections of ZooKeeper clients at a time from one address; 0 is no limit.
-        max_client_connections: i32 = "maxClientCnxns", "60", Valid::AtLeast(0), [];
-        /// Most connections of ZooKeeper clients at a time; 0 is no limit.
-        max_client_connections_of_all: i32 = "maxCnxns", "0", Valid::AtLeast(0), [];
-        /// Longest session time-out in ms that a ZooKeeper client gets; -1 is 20 times `tickTime`.
-        max_client_session_timeout_ms: i32 = "maxSessionTimeout", "-1", Valid::OrBetween(-1, 1, 2_147_483_647), [];
-        /// Shortest session time-out in ms that a ZooKeeper client gets; -1 is twice `tickTime`.
-        min_client_session_timeout_ms: i32 = "minSessionTimeout", "-1", Valid::OrBetween(-1, 1, 2_147_483_647), [];
         /// Partitions of a topic that is created without saying how many.
         num_partitions: i32 = "num.partitions", "1", Valid::AtLeast(1), [];
         /// Logs of one directory that are loaded and recovered at a time.
@@ -147,8 +127,6 @@ config_table! {
         socket_request_max_bytes: i32 = "socket.request.max.bytes", "104857600", Valid::AtLeast(1), [];
         /// Send buffer of a connection in bytes; -1 leaves it to the operating system, which is the best choice here.
         socket_send_buffer_bytes: i32 = "socket.send.buffer.bytes", "-1", Valid::AtLeast(-1), [];
-        /// ZooKeeper's unit of time in ms: silent sessions are found within one after their time-out.
-        tick_time_ms: i32 = "tickTime", "3000", Valid::Between(1, 100_000_000), [];
         /// Time in ms between two looks for transactions that have timed out.
         transaction_abort_timed_out_transaction_cleanup_interval_ms: i32 = "transaction.abort.timed.out.transaction.cleanup.interval.ms", "10000", Valid::AtLeast(1), [];
         /// Longest transaction time-out in ms that a producer may ask for.
@@ -169,12 +147,10 @@ config_table! {
         transaction_state_log_segment_bytes: i32 = "transaction.state.log.segment.bytes", "104857600", Valid::AtLeast(1), [];
         /// Time in ms after which a transactional id that was not used is forgotten.
         transactional_id_expiration_ms: i32 = "transactional.id.expiration.ms", "604800000", Valid::AtLeast(1), [];
-        /// Time in ms between two looks for containers that lost their last child and znodes whose time to live is over.
-        container_check_interval_ms: i64 = "znode.container.checkIntervalMs", "60000", Valid::AtLeast(1), [];
-        /// Time in ms after which a container that never had a child is deleted; 0 is never.
-        container_never_used_ms: i64 = "znode.container.maxNeverUsedIntervalMs", "0", Valid::AtLeast(0), [];
     }
     and {
+        /// The keys of the coordination member that is embedded in this broker.
+        pub coordination: CoordinationConfig,
         /// The configuration of a topic that sets nothing itself: the defaults, with the broker's `log.*` keys applied.
         pub topic_defaults: TopicConfig,
         /// The keys that were given in the file or on the command line, with their text; by the name under which they were given.
@@ -210,25 +186,23 @@ impl BrokerConfig {
         self.inter_broker_listener_name.as_deref().or_else(|| plaintext().map(|listener| listener.name.as_str())).unwrap_or("PLAINTEXT")
     }
 
-    /// `minSessionTimeout` and `maxSessionTimeout` in ms, with the defaults that follow from `tickTime`.
-    pub fn client_session_timeouts_ms(&self) -> (i32, i32) {
-        let or = |given: i32, ticks: i32| if given == -1 { self.tick_time_ms.saturating_mul(ticks) } else { given };
-        (or(self.min_client_session_timeout_ms, 2), or(self.max_client_session_timeout_ms, 20))
-    }
-
     /// What `DescribeConfigs` answers for this broker. All keys are read-only: this release changes none while it runs.
     pub fn describe(&self) -> Vec<ConfigEntry> {
-        let mut entries: Vec<ConfigEntry> = Self::table()
-            .iter()
-            .map(|definition| {
+        let own = Self::table().iter().map(|definition| (definition, self.get(definition.name), Self::default().get(definition.name)));
+        let defaults = CoordinationConfig::default();
+        let of_coordination =
+            CoordinationConfig::table().iter().map(|definition| (definition, self.coordination.get(definition.name), defaults.get(definition.name)));
+        let mut entries: Vec<ConfigEntry> = own
+            .chain(of_coordination)
+            .map(|(definition, value, default)| {
                 let aliases = alias_of(definition.name);
                 let given = std::iter::once(definition.name).chain(aliases).find_map(|name| self.given.get(name).map(|text| (name, text)));
                 let mut synonyms = Vec::new();
                 if let Some((name, text)) = given {
                     synonyms.push(ConfigSynonym { name, value: Some(text.clone()), source: ConfigSource::StaticBroker });
                 }
-                synonyms.push(ConfigSynonym { name: definition.name, value: Self::default().get(definition.name), source: ConfigSource::Default });
-                self.entry(definition.name, self.get(definition.name), definition.kind, definition.doc, synonyms)
+                synonyms.push(ConfigSynonym { name: definition.name, value: default, source: ConfigSource::Default });
+                self.entry(definition.name, value, definition.kind, definition.doc, synonyms)
             })
             .collect();
         for definition in topic::definitions() {

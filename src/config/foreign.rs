@@ -396,6 +396,72 @@ const NO_EFFECT: &[(&str, &[&str])] = &[
     ("nothing here depends on them", OTHER),
 ];
 
+const NO_OBSERVERS: &str = "there are no observers here: every server takes part in consensus; remove it";
+const NO_TLS: &str = "this release has no TLS; remove it, and let only trusted clients reach clientPort";
+
+const ZOOKEEPERS_REFUSED: &[(&str, &[&str], &str)] = &[
+    ("dynamicConfigFile", &[""], "the servers are named in this file; put its server.N lines here and remove the key"),
+    ("localSessionsEnabled", &["", "false"], "every session is known to all members here; remove it"),
+    ("peerType", &["", "participant"], NO_OBSERVERS),
+    ("readonlymode.enabled", &["", "false"], "a member without a quorum serves nobody here; remove it"),
+    ("secureClientPort", &["", "-1"], NO_TLS),
+    ("secureClientPortAddress", &[""], NO_TLS),
+    ("skipACL", &["", "no"], "access control lists are always heeded here; remove it, or give administrators DigestAuthenticationProvider.superDigest"),
+    ("sslQuorum", &["", "false"], "this release has no TLS; members know each other by coordination.secret.file"),
+];
+
+const ZOOKEEPERS_LIMITS: &[&str] = &["cnxTimeout", "connectToLearnerMasterLimit", "initLimit", "leaderServes", "syncLimit", "quorum.cnxn.threads.size"];
+const ZOOKEEPERS_ALWAYS: &[&str] = &["autopurge.purgeInterval", "electionAlg", "forceSync", "standaloneEnabled", "syncEnabled"];
+const ZOOKEEPERS_OTHER: &[&str] = &[
+    "admin.idleTimeout",
+    "admin.portUnification",
+    "clientPortListenBacklog",
+    "flushDelay",
+    "fsync.warningthresholdms",
+    "globalOutstandingLimit",
+    "localSessionsUpgradingEnabled",
+    "maxBatchSize",
+    "maxResponseCacheSize",
+    "observerMasterPort",
+    "portUnification",
+    "preAllocSize",
+    "snapSizeLimitInKb",
+    "snapshot.trust.empty",
+    "sslQuorumReloadCertFiles",
+    "zookeeper.serverCnxnFactory",
+];
+
+const ZOOKEEPERS_NO_EFFECT: &[(&str, &[&str])] = &[
+    ("members find out by themselves how long the others take: an election begins after about a second of silence", ZOOKEEPERS_LIMITS),
+    ("it is always done the safe way here: transactions are synced, old snapshots are removed", ZOOKEEPERS_ALWAYS),
+    ("nothing here depends on them", ZOOKEEPERS_OTHER),
+];
+
+/// Keys of a `zoo.cfg` by how they begin.
+const ZOOKEEPERS_PREFIXES: &[(&str, Foreign)] = &[
+    ("authProvider", Foreign::NoEffect { why: "Java classes cannot be loaded here; the schemes are world, auth, digest, ip and super" }),
+    ("group.", Foreign::Refused { unless: &[""], what: "there are no groups here: a majority of all servers decides; remove it" }),
+    ("metricsProvider.", Foreign::NoEffect { why: "metrics are told by the four-letter word mntr" }),
+    ("multiAddress.", Foreign::NoEffect { why: "a server has one address here" }),
+    ("quorum.auth.", Foreign::NoEffect { why: "members know each other by coordination.secret.file" }),
+    ("ssl.", Foreign::NoEffect { why: "this release has neither TLS nor SASL" }),
+    ("weight.", Foreign::Refused { unless: &["", "1"], what: "there are no weights here: a majority of all servers decides; remove it" }),
+];
+
+/// What becomes of `key`, if ZooKeeper's `zoo.cfg` has it and Ottla does not.
+pub fn find_zookeepers(key: &str) -> Option<Foreign> {
+    if let Some((_, unless, what)) = ZOOKEEPERS_REFUSED.iter().find(|(name, ..)| *name == key) {
+        return Some(Foreign::Refused { unless, what });
+    }
+    let by_prefix = || ZOOKEEPERS_PREFIXES.iter().find(|(prefix, _)| key.starts_with(prefix)).map(|(_, becomes)| *becomes);
+    ZOOKEEPERS_NO_EFFECT.iter().find(|(_, names)| names.contains(&key)).map(|(why, _)| Foreign::NoEffect { why }).or_else(by_prefix)
+}
+
+/// All of these keys that are no prefixes.
+pub fn zookeepers_names() -> impl Iterator<Item = &'static str> {
+    ZOOKEEPERS_REFUSED.iter().map(|(name, ..)| *name).chain(ZOOKEEPERS_NO_EFFECT.iter().flat_map(|(_, names)| names.iter().copied()))
+}
+
 /// What becomes of `key`, if Kafka has it and Ottla does not. Keys for one listener (`listener.name.X.…`) go with TLS and SASL.
 pub fn find(key: &str) -> Option<Foreign> {
     if let Some((_, unless, what)) = REFUSED.iter().find(|(name, ..)| *name == key) {
@@ -415,5 +481,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Whether the value of `key` is a secret that messages must not repeat. Also right for misspelt keys, as far as words tell.
 pub fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    ["passw", "secret", "jaas", "passphrase", "keystore.key", "master.key", "private.key", "superdigest"].iter().any(|word| key.contains(word))
+    // A file's name is none.
+    key != "coordination.secret.file"
+        && ["passw", "secret", "jaas", "passphrase", "keystore.key", "master.key", "private.key", "superdigest"].iter().any(|word| key.contains(word))
 }

@@ -1,110 +1,18 @@
 //! How a file and `-o key=value` options become a [`BrokerConfig`].
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
-
-use thiserror::Error;
+use std::path::Path;
 
 use crate::config::broker::{BrokerConfig, alias_of};
+use crate::config::coordination::CoordinationConfig;
 use crate::config::definition::{ConfigValue, Synonym, hours, minutes};
 use crate::config::foreign::{self, Foreign};
+use crate::config::given::{Collected, Given, collect, read_file};
+use crate::config::topic::TopicConfig;
 use crate::config::topic::{self, CleanupPolicy};
-use crate::config::{properties, topic::TopicConfig};
-use crate::runtime::{Disk, File, Open, Runtime};
+use crate::runtime::Runtime;
 
-/// The largest configuration file that is read, in bytes: what is larger is none.
-const MAX_FILE_BYTES: u64 = 1 << 20;
-
-/// Where a value was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
-    File { name: String, line: usize },
-    Option,
-    Together,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::File { name, line } => write!(f, "{name}:{line}: "),
-            Place::Option => f.write_str("-o "),
-            Place::Together => Ok(()),
-        }
-    }
-}
-
-/// One thing that is wrong in a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    place: Place,
-    /// The key; empty where a line has none.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-    /// What was expected, or why it is refused and what to do instead.
-    pub what: String,
-}
-
-impl Problem {
-    /// The line in the file, from 1; `None` for a `-o` option.
-    pub fn line(&self) -> Option<usize> {
-        match self.place {
-            Place::File { line, .. } => Some(line),
-            Place::Option | Place::Together => None,
-        }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.place)?;
-        if !self.key.is_empty() {
-            write!(f, "{}={}: ", self.key, self.value)?;
-        }
-        f.write_str(&self.what)
-    }
-}
-
-/// Everything that is wrong in a configuration, in the order of the file.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub struct ConfigError {
-    /// At least one.
-    pub problems: Vec<Problem>,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.problems.len() {
-            1 => write!(f, "the configuration has an error:")?,
-            count => write!(f, "the configuration has {count} errors:")?,
-        }
-        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
-    }
-}
-
-/// Why a configuration file was not loaded.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration file {}: {source}; give the path of a file such as config/server.properties, or none for the defaults", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Its content is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-}
-
-/// A value that was given.
-struct Given {
-    place: Place,
-    text: String,
-}
+pub use crate::config::given::{ConfigError, LoadError, Problem};
 
 impl BrokerConfig {
     /// Reads the file at `path`, if there is one, and applies `options`, each `key=value`, which beat it.
@@ -115,16 +23,7 @@ impl BrokerConfig {
         let Some(path) = path else {
             return Ok(Self::from_text("", "", options)?);
         };
-        let read = async {
-            let file = runtime.disk().open(path, Open::Read).await?;
-            let len = file.len().await?;
-            if len > MAX_FILE_BYTES {
-                return Err(io::Error::other(format!("it has {len} bytes, and a configuration has at most {MAX_FILE_BYTES}")));
-            }
-            let bytes = file.read_at(0, len as usize).await?;
-            String::from_utf8(bytes.to_vec()).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
-        };
-        let text = read.await.map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        let text = read_file(runtime, path).await?;
         Ok(Self::from_text(&path.display().to_string(), &text, options)?)
     }
 
@@ -139,7 +38,6 @@ impl BrokerConfig {
 
 #[derive(Default)]
 struct Loader {
-    given: BTreeMap<String, Given>,
     problems: Vec<Problem>,
     notes: Vec<String>,
     no_effect: BTreeMap<&'static str, Vec<String>>,
@@ -148,24 +46,8 @@ struct Loader {
 
 impl Loader {
     fn load(mut self, file_name: &str, text: &str, options: &[String]) -> Result<BrokerConfig, ConfigError> {
-        let (entries, errors) = properties::parse(text);
-        for error in errors {
-            let place = Place::File { name: file_name.to_owned(), line: error.line };
-            self.problems.push(Problem { place, key: String::new(), value: String::new(), what: error.what });
-        }
-        for entry in entries {
-            self.give(Place::File { name: file_name.to_owned(), line: entry.line }, entry.key, entry.value);
-        }
-        for option in options {
-            match option.split_once('=') {
-                Some((key, value)) if !key.trim().is_empty() => self.give(Place::Option, key.trim().to_owned(), value.trim().to_owned()),
-                _ => {
-                    let what = format!("'{option}' is not key=value");
-                    self.problems.push(Problem { place: Place::Option, key: String::new(), value: String::new(), what });
-                }
-            }
-        }
-        let given = std::mem::take(&mut self.given);
+        let Collected { given, problems, notes } = collect(file_name, text, options);
+        (self.problems, self.notes) = (problems, notes);
         for (key, value) in &given {
             self.check_and_set(key, value);
         }
@@ -175,26 +57,14 @@ impl Loader {
             self.problems.sort_by_key(|problem| problem.line().unwrap_or(usize::MAX));
             return Err(ConfigError { problems: self.problems });
         }
-        for (why, keys) in &self.no_effect {
-            let (plural, verb) = if keys.len() == 1 { ("", "has") } else { ("s", "have") };
-            self.notes.push(format!("the key{plural} {} {verb} no effect: {why}", keys.join(", ")));
-        }
+        tell_no_effect(&self.no_effect, &mut self.notes);
         self.config.notes = self.notes;
         self.config.given = given.into_iter().map(|(key, value)| (key, value.text)).collect();
         Ok(self.config)
     }
 
-    /// Later values beat earlier ones, as in Java; twice in one file is most likely a mistake and worth a word.
-    fn give(&mut self, place: Place, key: String, text: String) {
-        if let (Some(Given { place: Place::File { line: first, .. }, .. }), Place::File { name, line }) = (self.given.get(&key), &place) {
-            self.notes.push(format!("{name}:{line}: {key} was set on line {first} already; the value here, '{text}', counts"));
-        }
-        self.given.insert(key, Given { place, text });
-    }
-
     fn problem(&mut self, key: &str, given: &Given, what: impl Into<String>) {
-        let value = if foreign::is_secret(key) { "[hidden]".to_owned() } else { given.text.clone() };
-        self.problems.push(Problem { place: given.place.clone(), key: key.to_owned(), value, what: what.into() });
+        self.problems.push(given.problem(key, what));
     }
 
     fn check_and_set(&mut self, key: &str, given: &Given) {
@@ -220,8 +90,12 @@ impl Loader {
             } else if let Err(message) = topic::validate(definition.name, scratch.get(definition.name).as_deref().unwrap_or_default()) {
                 self.problem(key, given, message);
             }
+        } else if let Some(taken) = self.config.coordination.take(key, &given.text) {
+            if let Err(what) = taken {
+                self.problem(key, given, what);
+            }
         } else {
-            match foreign::find(key) {
+            match foreign::find(key).or_else(|| foreign::find_zookeepers(key)) {
                 Some(Foreign::NoEffect { why }) => self.no_effect.entry(why).or_default().push(key.to_owned()),
                 Some(Foreign::Refused { unless, what }) => {
                     if !unless.iter().any(|harmless| given.text.eq_ignore_ascii_case(harmless)) {
@@ -275,6 +149,7 @@ impl Loader {
         }
         self.check_listeners(given);
         self.check_ranges(given);
+        self.check_coordination(given);
     }
 
     fn check_listeners(&mut self, given: &BTreeMap<String, Given>) {
@@ -334,6 +209,20 @@ impl Loader {
         }
     }
 
+    fn check_coordination(&mut self, given: &BTreeMap<String, Given>) {
+        for key in ["dataDir", "dataLogDir"] {
+            if let Some(value) = given.get(key) {
+                self.problem(key, value, "a broker keeps its coordination below the first of log.dirs; remove the key, or start `ottla coordinator` with it");
+            }
+        }
+        for (key, what) in self.config.coordination.contradictions(given) {
+            match key.and_then(|key| given.get(&key).map(|value| (key, value))) {
+                Some((key, value)) => self.problem(&key, value, what),
+                None => self.problems.push(Problem::together(what)),
+            }
+        }
+    }
+
     fn check_ranges(&mut self, given: &BTreeMap<String, Given>) {
         let config = &self.config;
         let mut contradictions = Vec::new();
@@ -361,18 +250,11 @@ impl Loader {
                 ),
             ));
         }
-        let (least_ms, most_ms) = config.client_session_timeouts_ms();
-        if least_ms > most_ms {
-            contradictions.push((
-                ["minSessionTimeout", "maxSessionTimeout"],
-                format!("expected minSessionTimeout ({least_ms}) to be at most maxSessionTimeout ({most_ms}); without them they are 2 and 20 times tickTime"),
-            ));
-        }
         for (keys, what) in contradictions {
             let key = keys.iter().find(|key| given.contains_key(**key)).unwrap_or(&keys[0]);
             match given.get(*key) {
                 Some(value) => self.problem(key, value, what),
-                None => self.problems.push(Problem { place: Place::Together, key: String::new(), value: String::new(), what }),
+                None => self.problems.push(Problem::together(what)),
             }
         }
     }
@@ -396,14 +278,27 @@ fn topic_synonym_names(key: &str) -> String {
     if names.is_empty() { "none; set it on the topic".to_owned() } else { names.join(" or ") }
 }
 
+/// One note for each reason for which keys have no effect.
+pub(super) fn tell_no_effect(no_effect: &BTreeMap<&'static str, Vec<String>>, notes: &mut Vec<String>) {
+    for (why, keys) in no_effect {
+        let (plural, verb) = if keys.len() == 1 { ("", "has") } else { ("s", "have") };
+        notes.push(format!("the key{plural} {} {verb} no effect: {why}", keys.join(", ")));
+    }
+}
+
 /// The known key that `key` is most likely a misspelling of.
 fn nearest(key: &str) -> Option<&'static str> {
     let own = BrokerConfig::table().iter().map(|definition| definition.name).chain(alias_of("broker.id")).chain(alias_of("log.dirs"));
     let of_topics = topic::definitions().iter().flat_map(|definition| definition.synonyms).map(|synonym| synonym.name);
+    let of_coordination = CoordinationConfig::table().iter().map(|definition| definition.name);
+    nearest_of(key, own.chain(of_topics).chain(of_coordination).chain(foreign::names()))
+}
+
+/// Which of `names` it is most likely a misspelling of.
+pub(super) fn nearest_of(key: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let folded = key.to_ascii_lowercase().replace(['_', '-'], ".");
-    own.chain(of_topics)
-        .chain(foreign::names())
-        .map(|name| (distance(&folded, name), name))
+    names
+        .map(|name| (distance(&folded, &name.to_ascii_lowercase()), name))
         .filter(|(distance, name)| *distance <= (name.len() / 4).clamp(1, 5))
         .min()
         .map(|(_, name)| name)

@@ -16,6 +16,7 @@
 //! | `hub`, `housekeeping` | those two with the connections; the end of silent sessions and of idle znodes |
 //! | `jute`, `protocol` | ZooKeeper's serialisation and client protocol |
 //! | `server` | serves ZooKeeper's clients on a port |
+//! | `service` | one member as it is configured: who it is, its secret, its ports, its start and its end |
 //! | `client` | a small client of that protocol: the command line uses it |
 
 pub mod acl;
@@ -29,6 +30,7 @@ pub mod op;
 pub mod path;
 pub mod protocol;
 pub mod server;
+pub mod service;
 pub mod session;
 pub mod storage;
 pub mod tree;
@@ -294,6 +296,11 @@ impl<R: Runtime> Coordination<R> {
         let (answer, wait) = oneshot::channel();
         self.queue.send(Message::Change { change, answer }).await.map_err(|_| ChangeRefused::Ended)?;
         wait.await.unwrap_or(Err(ChangeRefused::Ended))
+    }
+
+    /// The same service for callers whose own tasks, such as connections, are to run on `rt`, another runtime of the same process.
+    pub fn on(&self, rt: R) -> Self {
+        Self { rt, ..self.clone() }
     }
 
     /// The same service on behalf of a session that exists, for a client that comes back to it.

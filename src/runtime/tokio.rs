@@ -13,6 +13,8 @@
 //! [`io::ErrorKind`] they keep; `raw_os_error` is found by `source`.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::disallowed_macros, reason = "this is the boundary that the bans protect")]
 
+mod thread;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
@@ -40,6 +42,8 @@ use rustix::net::SendFlags;
 use smallvec::SmallVec;
 
 use super::{DirEntry, Disk, File, HostPort, Instant, Listener, Open, Parts, Runtime, Stream, Task, Timer, WriteHalf, write_all_parts};
+
+pub use self::thread::OwnThread;
 
 /// Connections that may wait to be accepted (the kernel cuts it to `net.core.somaxconn`).
 const LISTEN_BACKLOG: u32 = 1024;
@@ -749,6 +753,17 @@ impl File for TokioFile {
     async fn modified_ms(&self) -> io::Result<i64> {
         let modified = self.inner.file.metadata().and_then(|metadata| metadata.modified());
         Ok(unix_ms_of(modified.map_err(|e| self.error("ask for the time of", e))?))
+    }
+
+    async fn is_guarded(&self) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        let mode = self.inner.file.metadata().map_err(|e| self.error("ask for the rights of", e))?.mode();
+        Ok(mode & 0o027 == 0)
+    }
+
+    async fn guard(&self) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        self.on_pool("take the rights of others from", move |file| file.set_permissions(std::fs::Permissions::from_mode(0o600))).await
     }
 
     async fn set_len(&self, len: u64) -> io::Result<()> {

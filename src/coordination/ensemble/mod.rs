@@ -47,6 +47,8 @@ pub struct Status {
     pub conf_state: ConfState,
     /// Who they are.
     pub members: BTreeMap<u64, MemberRecord>,
+    /// The members that cannot be reached from here, and why not.
+    pub unreachable: BTreeMap<u64, String>,
 }
 
 /// Why a change of the membership was not begun.

@@ -245,6 +245,8 @@ pub struct OutgoingSnapshot {
 struct Link {
     address: String,
     queue: mpsc::Sender<PeerMessage>,
+    /// Why it cannot be opened; `None` if it is open, or was not needed yet.
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 struct Links {
@@ -282,9 +284,17 @@ impl<R: Runtime> Network<R> {
                 continue;
             };
             let (queue, messages) = mpsc::channel(LINK_QUEUE_COUNT);
-            links.links.insert(id, Link { address, queue });
-            self.rt.spawn("peer-link", run_link(self.rt.clone(), (self.own, id), self.address.clone(), to, self.secret.clone(), messages));
+            let failure = Arc::new(Mutex::new(None));
+            links.links.insert(id, Link { address, queue, failure: failure.clone() });
+            let link = RunningLink { rt: self.rt.clone(), own: self.own, id, address: self.address.clone(), to, secret: self.secret.clone(), failure };
+            self.rt.spawn("peer-link", link.run(messages));
         }
+    }
+
+    /// The members whose link cannot be opened, and why.
+    pub fn unreachable(&self) -> BTreeMap<u64, String> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.links.iter().filter_map(|(id, link)| Some((*id, link.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()?))).collect()
     }
 
     /// Sends a message, or drops it; tells which.
@@ -345,53 +355,80 @@ async fn send_snapshot<R: Runtime>(rt: &R, address: &HostPort, secret: &Secret, 
     }
 }
 
-/// Keeps one link open and sends what is queued, until the queue's sender is gone.
-async fn run_link<R: Runtime>(rt: R, (own, id): (u64, u64), address: String, to: HostPort, secret: Secret, mut messages: mpsc::Receiver<PeerMessage>) {
-    let mut backoff = BACKOFF.0;
-    // Opened when there is something to say.
-    while let Some(mut first) = messages.recv().await {
-        let opened = within(&rt, GREETING_WITHIN, async {
-            let (mut read, mut write) = rt.connect(&to).await?.into_split();
-            greet(&rt, &mut read, &mut write, &secret, (Purpose::Messages, own, id), &address).await?;
-            Ok((read, write))
-        })
-        .await;
-        let (mut read, mut write) = match opened {
-            Ok(halves) => halves,
-            Err(error) => {
-                tracing::debug!(%error, %to, "a member of the ensemble cannot be reached");
-                rt.sleep(backoff + Duration::from_micros(rt.random_u64() % 10_000)).await;
-                backoff = (backoff * 2).min(BACKOFF.1);
-                // What waited is old by now, but for the newest.
-                while messages.len() > LINK_QUEUE_COUNT / 2 {
-                    let _ = messages.try_recv();
+/// A link to one other member.
+struct RunningLink<R: Runtime> {
+    rt: R,
+    own: u64,
+    id: u64,
+    /// Where this member itself is reached.
+    address: String,
+    to: HostPort,
+    secret: Secret,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl<R: Runtime> RunningLink<R> {
+    fn set_failure(&self, failure: Option<String>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    /// Keeps the link open and sends what is queued, until the queue's sender is gone.
+    async fn run(self, mut messages: mpsc::Receiver<PeerMessage>) {
+        let (rt, to) = (&self.rt, &self.to);
+        let mut backoff = BACKOFF.0;
+        // Opened when there is something to say.
+        while let Some(mut first) = messages.recv().await {
+            let opened = within(rt, GREETING_WITHIN, async {
+                let (mut read, mut write) = rt.connect(to).await?.into_split();
+                greet(rt, &mut read, &mut write, &self.secret, (Purpose::Messages, self.own, self.id), &self.address).await?;
+                Ok((read, write))
+            })
+            .await;
+            let (mut read, mut write) = match opened {
+                Ok(halves) => halves,
+                Err(error) => {
+                    // Told once: it is tried twice a second.
+                    let is_news = self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+                    if is_news && error.kind() == io::ErrorKind::PermissionDenied {
+                        tracing::error!(%error, %to, "a member of the ensemble cannot be talked to");
+                    } else if is_news {
+                        tracing::info!(%error, %to, "a member of the ensemble cannot be reached");
+                    }
+                    self.set_failure(Some(error.to_string()));
+                    rt.sleep(backoff + Duration::from_micros(rt.random_u64() % 10_000)).await;
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                    // What waited is old by now, but for the newest.
+                    while messages.len() > LINK_QUEUE_COUNT / 2 {
+                        let _ = messages.try_recv();
+                    }
+                    continue;
                 }
-                continue;
-            }
-        };
-        backoff = BACKOFF.0;
-        loop {
-            let mut bytes = BytesMut::new();
-            let mut next = Some(first);
-            while let Some(message) = next {
-                if codec::write_frame(&mut bytes, PEER_FORMAT, kind::MESSAGE, &message).is_err() {
-                    tracing::error!(%to, "a message for a member of the ensemble is too large and was dropped");
-                }
-                next = if bytes.len() < SEND_BYTES { messages.try_recv().ok() } else { None };
-            }
-            if within(&rt, SNAPSHOT_STALL, write.write_all(&bytes)).await.is_err() {
-                break;
-            }
-            // The other side says nothing on this connection: whatever is read is its end.
-            let mut end = [0; 1];
-            let message = tokio::select! {
-                biased;
-                _ = tokio::io::AsyncReadExt::read(&mut read, &mut end) => break,
-                message = messages.recv() => message,
             };
-            match message {
-                Some(message) => first = message,
-                None => return,
+            self.set_failure(None);
+            backoff = BACKOFF.0;
+            loop {
+                let mut bytes = BytesMut::new();
+                let mut next = Some(first);
+                while let Some(message) = next {
+                    if codec::write_frame(&mut bytes, PEER_FORMAT, kind::MESSAGE, &message).is_err() {
+                        tracing::error!(%to, "a message for a member of the ensemble is too large and was dropped");
+                    }
+                    next = if bytes.len() < SEND_BYTES { messages.try_recv().ok() } else { None };
+                }
+                if within(rt, SNAPSHOT_STALL, write.write_all(&bytes)).await.is_err() {
+                    break;
+                }
+                // The other side says nothing on this connection: whatever is read is its end.
+                let mut end = [0; 1];
+                let message = tokio::select! {
+                    biased;
+                    _ = tokio::io::AsyncReadExt::read(&mut read, &mut end) => break,
+                    message = messages.recv() => message,
+                };
+                match message {
+                    Some(message) => first = message,
+                    None => return,
+                }
             }
         }
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ const INBOX_COUNT: usize = 1024;
 
 /// About how long a member without a log waits before it asks again.
 const ASK_AGAIN: Duration = Duration::from_millis(150);
+
+/// How often one that waits says so.
+const TELL_EVERY: Duration = Duration::from_secs(3);
 
 /// How a member takes part in an ensemble.
 #[derive(Clone, Debug)]
@@ -67,6 +70,20 @@ pub enum StartError {
     NotConfigured {
         /// Its number.
         server_id: u32,
+    },
+    /// The directory is another server's.
+    #[error(
+        "the coordination directory '{}' belongs to server.{found}, and this is server.{configured}; give server.{configured} a directory of its \
+         own, or correct this member's number (myid, or the key server.id)",
+        dir.display()
+    )]
+    OtherServers {
+        /// The directory.
+        dir: PathBuf,
+        /// The number in it.
+        found: u32,
+        /// The configured one.
+        configured: u32,
     },
 }
 
@@ -168,7 +185,10 @@ pub(in crate::coordination) async fn member<R: Runtime>(
     };
     let is_new = new.is_some();
     let (storage, loaded) = storage::open_as(rt.clone(), dir, new).await?;
-    let Position { beginning, tree, replicated, .. } = position(loaded);
+    let Position { beginning, tree, replicated, server_id } = position(loaded);
+    if server_id != 0 && server_id != config.server_id {
+        return Err(StartError::OtherServers { dir: dir.to_owned(), found: server_id, configured: config.server_id });
+    }
     let raft_id = beginning.raft_id;
     let (inbox, peers) = mpsc::channel(INBOX_COUNT);
     let parts = NodeParts {
@@ -211,33 +231,45 @@ async fn become_member<R: Runtime>(rt: &R, config: &EnsembleConfig, configured: 
         return (storage_id, initial());
     }
     let probe = Question::Probe { servers: configured.to_vec() };
-    let mut is_told = false;
+    let mut tell_at = rt.now() + TELL_EVERY;
     loop {
         let mut empty_count = 0;
         let mut members = Vec::new();
+        let mut said = BTreeMap::new();
         for (id, peer) in config.servers.iter().filter(|(id, _)| **id != server_id) {
-            match ask(rt, peer, &config.secret, &probe).await {
+            let answer = ask(rt, peer, &config.secret, &probe).await;
+            let what = match &answer {
+                Ok(Answer::Empty) => "has no log, as this one".to_owned(),
+                Ok(Answer::Member) => "is a member, and the ensemble has not taken this one in yet".to_owned(),
+                Ok(Answer::Refused(why)) => format!("refuses this one: {why}"),
+                Ok(_) => "answers what was not asked".to_owned(),
+                Err(error) => format!("does not answer: {error}"),
+            };
+            said.insert(*id, what);
+            match answer {
                 Ok(Answer::Empty) => empty_count += 1,
-                Ok(Answer::Member) => members.push(peer),
-                Ok(Answer::Refused(why)) => tracing::error!(server_id = id, why, "a server of the ensemble refuses this one"),
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, server_id = id, "a server of the ensemble does not answer"),
+                Ok(Answer::Member) => members.push((*id, peer)),
+                _ => {}
             }
         }
         if empty_count + 1 == config.servers.len() {
             return (storage_id, initial());
         }
-        for peer in members {
+        for (id, peer) in members {
             let join = Question::Join { server_id, address: address.clone(), storage_id };
             match ask(rt, peer, &config.secret, &join).await {
                 Ok(Answer::Accepted { raft_id }) => return (storage_id, Identity { raft_id, server_id, initial: Vec::new() }),
-                Ok(Answer::Refused(why)) => tracing::warn!(why, "the coordination ensemble does not take this member in yet"),
+                Ok(Answer::Refused(why)) => drop(said.insert(id, format!("does not take this one in: {why}"))),
                 _ => {}
             }
         }
-        if !is_told {
-            tracing::info!("this member of the coordination ensemble has no log; it waits until all servers have answered, or one that leads takes it in");
-            is_told = true;
+        if rt.now() >= tell_at {
+            tell_at = rt.now() + TELL_EVERY;
+            let said: Vec<String> = said.iter().map(|(id, what)| format!("server.{id} {what}")).collect();
+            tracing::warn!(
+                "this member of the coordination ensemble has no log: it waits until all servers have answered, or the one that leads takes it in; {}",
+                said.join("; ")
+            );
         }
         rt.sleep(ASK_AGAIN + Duration::from_micros(rt.random_u64() % 100_000)).await;
     }

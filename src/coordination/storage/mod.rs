@@ -44,7 +44,9 @@ pub enum StorageError {
         source: io::Error,
     },
     /// Another process has the directory.
-    #[error("the coordination directory '{dir}' is in use by another process; stop that one, or give this broker another 'log.dirs'")]
+    #[error(
+        "the coordination directory '{dir}' is in use by another process; stop that one, or give this one another directory ('log.dirs' of a broker, 'dataDir' of a coordinator)"
+    )]
     Locked {
         /// The directory.
         dir: PathBuf,

@@ -56,6 +56,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             applied: self.replicated.applied.0,
             conf_state: self.core.conf_state().clone(),
             members: self.replicated.members.clone(),
+            unreachable: self.network.as_ref().map(super::Network::unreachable).unwrap_or_default(),
         }
     }
 
