@@ -5,10 +5,9 @@
 
 use crate::{EPHEMERAL, LIMIT, OPEN, Place, Results, within};
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin, stdin};
+use tokio::sync::watch;
 use zookeeper_client::{Acls, Client, Error, EventType, LockPrefix};
 
 pub async fn run(results: &mut Results, hosts: &str, prefix: &str) {
@@ -22,18 +21,23 @@ pub async fn run(results: &mut Results, hosts: &str, prefix: &str) {
     }
 }
 
-/// Asks again while the connection is away: for reads, which may be repeated.
+/// Whether an answer may have been lost with its connection. The crate passes on what the system says of the socket, too.
+fn is_lost(error: &Error) -> bool {
+    matches!(error, Error::ConnectionLoss | Error::Custom(_))
+}
+
+/// Asks again while the connection is away: for what may be repeated.
 async fn again<T, F: Future<Output = Result<T, Error>>>(ask: impl Fn() -> F) -> Result<T, Error> {
     let start = Instant::now();
     loop {
         match ask().await {
-            Err(Error::ConnectionLoss) if start.elapsed() < LIMIT => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) if is_lost(&error) && start.elapsed() < LIMIT => tokio::time::sleep(Duration::from_millis(20)).await,
             other => return other,
         }
     }
 }
 
-/// What the writer knows: acknowledged up to `value`, whether an outcome was ever unsure, and what went wrong.
+/// What the writer knows: how many outcomes were unsure, and what went wrong.
 struct Written {
     value: i32,
     unsure: usize,
@@ -41,10 +45,11 @@ struct Written {
 }
 
 /// Counts by sets that check the version, so that the value is the version. A set whose answer is lost is told by what it wrote: no two write the same.
-async fn count(zk: Client, path: String, stop: Arc<AtomicBool>) -> Written {
+/// `acknowledged` is how far it has come.
+async fn count(zk: Client, path: String, acknowledged: watch::Sender<i32>) -> Written {
     let mut written = Written { value: 0, unsure: 0, wrong: String::new() };
     let mut attempt = 0u64;
-    while !stop.load(Ordering::SeqCst) {
+    while !acknowledged.is_closed() {
         let (next, mut tried, mut unsure) = (written.value + 1, BTreeSet::new(), false);
         loop {
             attempt += 1;
@@ -52,7 +57,7 @@ async fn count(zk: Client, path: String, stop: Arc<AtomicBool>) -> Written {
             tried.insert(data.clone());
             match zk.set_data(&path, &data, Some(written.value)).await {
                 Ok(stat) if stat.version == next => break,
-                Err(Error::ConnectionLoss) => unsure = true,
+                Err(error) if is_lost(&error) => unsure = true,
                 Err(Error::BadVersion) if unsure => {}
                 other => {
                     written.wrong = format!("a set of version {} was answered {other:?}", written.value);
@@ -70,6 +75,7 @@ async fn count(zk: Client, path: String, stop: Arc<AtomicBool>) -> Written {
             }
         }
         written.value = next;
+        let _ = acknowledged.send(next);
         // Others need the processor too.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -111,8 +117,10 @@ async fn one(results: &mut Results, lines: &mut Lines<BufReader<Stdin>>, round: 
         within("the end of a session", watch.changed()).await;
     }
     drop(dead);
-    let stop = Arc::new(AtomicBool::new(false));
-    let counting = tokio::spawn(count(writer.clone(), place.path("count"), stop.clone()));
+    let (sender, mut acknowledged) = watch::channel(0);
+    let counting = tokio::spawn(count(writer.clone(), place.path("count"), sender));
+    // An error is the end of the writer, who says why.
+    let _ = within("the first writes", acknowledged.wait_for(|value| *value >= 10)).await;
     println!("{}", serde_json::json!({"ready": true}));
     if lines.next_line().await.ok().flatten().is_none() {
         return Err(Error::UnexpectedError("nobody said that another leader leads".into()));
@@ -161,11 +169,12 @@ async fn one(results: &mut Results, lines: &mut Lines<BufReader<Stdin>>, round: 
     }
     results.line(&case("lock"), start, &detail);
     let (start, at) = (Instant::now(), place.clone());
-    stop.store(true, Ordering::SeqCst);
-    let written = within("the writer", counting).await.expect("the writer");
     results.case(&case("writes"), async move {
+        let before = *acknowledged.borrow();
+        let _ = within("writes with the new leader", acknowledged.wait_for(|value| *value >= before + 10)).await;
+        drop(acknowledged);
+        let written = within("the writer", counting).await.expect("the writer");
         assert!(written.wrong.is_empty(), "{}", written.wrong);
-        assert!(written.value > 10, "only {} writes", written.value);
         eprintln!("{} writes, {} unsure ones, in all {} ms", written.value, written.unsure, start.elapsed().as_millis());
         let (found, stat) = again(|| async { other.sync(&at.at).await?; other.get_data(&at.path("count")).await }).await.unwrap();
         let found = String::from_utf8(found).unwrap();

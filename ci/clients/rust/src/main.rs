@@ -390,7 +390,8 @@ async fn chroot(place: Place) {
     let (_, _, data) = inner.get_and_watch_data("/x").await.unwrap();
     zk.set_data(&place.path("x"), b"2", None).await.unwrap();
     is(&within("data", data.changed()).await, EventType::NodeDataChanged, "/x");
-    let deeper = inner.clone().chroot("/x").expect("a chroot");
+    // The crate takes it from the root, not from the chroot before.
+    let deeper = inner.clone().chroot(place.path("x")).expect("a chroot");
     deeper.create("/y", b"", OPEN).await.unwrap();
     assert_eq!(vec!["y".to_string()], inner.list_children("/x").await.unwrap(), "children");
 }
