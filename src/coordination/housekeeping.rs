@@ -1,5 +1,5 @@
-//! What the service does by itself as time passes: it ends sessions whose clients have gone silent, and deletes containers and znodes with a time to live
-//! that are idle. Both are transactions like any other; whether they still apply is judged when they are.
+//! What the leader does by itself as time passes: it deletes containers and znodes with a time to live that are idle. A transaction like any other; whether
+//! it still applies is judged when it does. (The end of silent sessions is the node's matter.)
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ pub(super) fn clock_ms(now: Instant) -> u64 {
     now.as_nanos() / 1_000_000
 }
 
-fn instant(clock_ms: u64) -> Instant {
+/// The point of the clock that [`clock_ms`] gives as this.
+pub(super) fn instant(clock_ms: u64) -> Instant {
     Instant::from_nanos(clock_ms.saturating_mul(1_000_000))
 }
 
@@ -24,49 +25,30 @@ pub(super) async fn run<R: Runtime>(service: WeakCoordination<R>) {
     let (rt, hub) = (service.rt.clone(), Arc::clone(&service.shared.hub));
     let mut last_look_ms = clock_ms(rt.now());
     loop {
-        let (is_stopped, deadline_ms, housekeeping) = {
+        let (is_stopped, is_leader, housekeeping) = {
             let state = hub.lock();
-            (state.is_stopped, state.sessions.next_deadline_ms(), state.housekeeping)
+            (state.is_stopped, state.is_leader, state.housekeeping)
         };
         if is_stopped {
             return;
         }
         let look_ms = last_look_ms.saturating_add(housekeeping.idle_check_ms.max(1));
-        let timer = rt.timer(instant(deadline_ms.map_or(look_ms, |deadline_ms| deadline_ms.min(look_ms))));
-        tokio::select! {
-            biased;
-            () = hub.sooner.notified() => continue,
-            () = timer => {}
-        }
         let now_ms = clock_ms(rt.now());
-        let expired = hub.lock().sessions.expire(now_ms);
-        let Some(coordination) = service.upgrade() else { return };
-        if !end_sessions(&coordination, expired).await {
-            return;
-        }
         if now_ms >= look_ms {
             last_look_ms = now_ms;
-            delete_idle(&coordination, housekeeping.never_used_ms).await;
+            if is_leader {
+                let Some(coordination) = service.upgrade() else { return };
+                delete_idle(&coordination, housekeeping.never_used_ms).await;
+            }
+            continue;
+        }
+        let timer = rt.timer(instant(look_ms));
+        tokio::select! {
+            biased;
+            () = hub.sooner.notified() => {}
+            () = timer => {}
         }
     }
-}
-
-/// Ends the sessions, all at once as far as the log allows it. Whether the service goes on.
-async fn end_sessions<R: Runtime>(coordination: &Coordination<R>, sessions: Vec<i64>) -> bool {
-    let mut answers = Vec::with_capacity(sessions.len());
-    for session in sessions {
-        tracing::info!(session = format_args!("{session:#x}"), "session expired: its client was silent for its time-out");
-        match coordination.submit(0, Request::CloseSession { session }).await {
-            Ok(answer) => answers.push(answer),
-            Err(_) => return false,
-        }
-    }
-    for answer in answers {
-        if answer.outcome().await.is_err_and(|failure| failure.code == ErrorCode::ConnectionLoss) {
-            return false;
-        }
-    }
-    true
 }
 
 async fn delete_idle<R: Runtime>(coordination: &Coordination<R>, never_used_ms: i64) {

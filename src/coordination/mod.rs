@@ -12,8 +12,8 @@
 //! | `tree` | the state machine |
 //! | `storage` | log and snapshots on disk |
 //! | `ensemble` | consensus, of one member or several: the node, its peers, membership |
-//! | `watch`, `session` | who is told of which change; whose client is alive: pure, and each member's own |
-//! | `hub`, `housekeeping` | those two with the connections; the end of silent sessions and of idle znodes |
+//! | `watch`, `session` | who is told of which change; whose client is alive, by the leader's count: pure |
+//! | `hub`, `housekeeping` | those two with the connections of one member; the end of idle znodes |
 //! | `jute`, `protocol` | ZooKeeper's serialisation and client protocol |
 //! | `server` | serves ZooKeeper's clients on a port |
 //! | `service` | one member as it is configured: who it is, its secret, its ports, its start and its end |
@@ -46,7 +46,6 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::ensemble::consensus::Change;
-use self::ensemble::sessions::SessionWatch;
 use self::ensemble::start::{self, EnsembleConfig, StartError};
 use self::ensemble::{ChangeRefused, Observer, Status};
 use self::hub::Hub;
@@ -90,13 +89,15 @@ enum Message {
     Propose {
         session: i64,
         request: Request,
-        answer: oneshot::Sender<Result<Vec<OperationResult>, Failure>>,
+        answer: oneshot::Sender<Done>,
+    },
+    /// A read of a session that has proposals under way: done when the last of them is applied, and before anything after it is.
+    Look {
+        session: i64,
+        look: Look,
     },
     Sync {
         answer: oneshot::Sender<Result<(), Failure>>,
-    },
-    Touch {
-        session: i64,
     },
     Status {
         answer: oneshot::Sender<Status>,
@@ -114,6 +115,16 @@ enum Message {
     },
 }
 
+/// What came of a request, and the transaction that it was (which a failed one is, too); 0 if that is not known.
+#[derive(Debug)]
+struct Done {
+    zxid: i64,
+    outcome: Result<Vec<OperationResult>, Failure>,
+}
+
+/// Looks at the tree.
+type Look = Box<dyn FnOnce(&Tree) + Send>;
+
 /// What the node and all handles share.
 struct Shared {
     tree: RwLock<Tree>,
@@ -127,14 +138,11 @@ struct Shared {
 impl Shared {
     /// Tells everyone who waits for it of a transaction. Called before the tree's lock is free, so that no read shows a change that those who watch
     /// or subscribe have not been sent.
-    fn publish(&self, zxid: i64, request: &Request, events: Vec<op::Event>) {
+    fn publish(&self, zxid: i64, events: Vec<op::Event>) {
         if !events.is_empty() {
             self.hub.publish(zxid, &events);
             // No subscriber is no error.
             let _ = self.changes.send(Some(Arc::new(Changes { zxid, events })));
-        }
-        if let Request::CloseSession { session } = request {
-            self.hub.session_ended(*session);
         }
     }
 }
@@ -142,13 +150,18 @@ impl Shared {
 /// An answer that will come.
 struct Submitted {
     path: String,
-    wait: oneshot::Receiver<Result<Vec<OperationResult>, Failure>>,
+    wait: oneshot::Receiver<Done>,
 }
 
 impl Submitted {
-    /// The outcome, as far as it is known.
+    /// What came of it, as far as that is known.
+    async fn done(self) -> Done {
+        self.wait.await.unwrap_or_else(|_| Done { zxid: 0, outcome: Err(Failure::new(ErrorCode::ConnectionLoss, &self.path)) })
+    }
+
+    /// The outcome alone.
     async fn outcome(self) -> Result<Vec<OperationResult>, Failure> {
-        self.wait.await.unwrap_or_else(|_| Err(Failure::new(ErrorCode::ConnectionLoss, &self.path)))
+        self.done().await.outcome
     }
 }
 
@@ -203,12 +216,7 @@ impl<R: Runtime> Coordination<R> {
         if this.queue.send(Message::Ready { answer }).await.is_ok() {
             let _ = ready.await; // A node that ends before has halted the process.
         }
-        let (clients, has_mortal) = this.read(|tree| (tree.client_sessions().collect::<Vec<_>>(), tree.has_mortal()));
-        let now_ms = housekeeping::clock_ms(this.rt.now());
-        for client in &clients {
-            this.shared.hub.track(client.session, client.timeout_ms, now_ms);
-        }
-        if has_mortal || !clients.is_empty() {
+        if this.read(Tree::has_mortal) {
             this.keep_house();
         }
         Ok(this)
@@ -228,23 +236,17 @@ impl<R: Runtime> Coordination<R> {
     }
 
     /// Opens a member of an ensemble, with the log in `dir`. It returns when the member takes part, which for one without a log is when the
-    /// others have answered; whether there is a quorum is another question, which [`Coordination::sync`] answers. `sessions` watches over the
-    /// sessions while this member leads.
+    /// others have answered; whether there is a quorum is another question, which [`Coordination::sync`] answers.
     ///
     /// # Errors
     /// [`StartError`], naming the file or the address and what to do.
-    pub async fn open_member(
-        rt: R,
-        dir: &Path,
-        config: &EnsembleConfig,
-        options: Options,
-        sessions: Box<dyn SessionWatch>,
-        observer: Option<Arc<dyn Observer>>,
-    ) -> Result<Self, StartError> {
+    pub async fn open_member(rt: R, dir: &Path, config: &EnsembleConfig, options: Options, observer: Option<Arc<dyn Observer>>) -> Result<Self, StartError> {
         let lock = lock(&rt, dir).await?;
         let shared = Arc::new(Shared::new());
-        let prepared = start::member(rt.clone(), dir, config, shared.clone(), options, sessions, observer).await?;
-        Ok(Self::run(rt, shared, prepared, lock))
+        let prepared = start::member(rt.clone(), dir, config, shared.clone(), options, observer).await?;
+        let this = Self::run(rt, shared, prepared, lock);
+        this.keep_house();
+        Ok(this)
     }
 
     fn run(rt: R, shared: Arc<Shared>, prepared: start::Prepared<R>, lock: <R::Disk as Disk>::Lock) -> Self {
@@ -276,8 +278,13 @@ impl<R: Runtime> Coordination<R> {
     /// A sign of life of this handle's session, for whoever leads. It may be lost: give several within a time-out.
     pub async fn touch(&self) {
         if self.session != 0 {
-            let _ = self.queue.send(Message::Touch { session: self.session }).await;
+            self.shared.hub.hear(self.session, housekeeping::clock_ms(self.rt.now()));
         }
+    }
+
+    /// Whether this member serves clients: a quorum has confirmed its leader and it has caught up with it, and it has not been without one for long since.
+    pub fn is_serving(&self) -> bool {
+        self.shared.hub.is_serving()
     }
 
     /// What this member knows of the ensemble; `None` if the service has ended.
@@ -437,6 +444,12 @@ impl<R: Runtime> Coordination<R> {
 
     async fn propose(&self, request: Request) -> Result<Vec<OperationResult>, Failure> {
         self.submit(self.session, request).await?.outcome().await
+    }
+
+    /// Looks at the tree once what the session has proposed so far is applied, and before anything that it proposes later is. Never, if what it has
+    /// proposed is lost: what the look holds is dropped then.
+    async fn look(&self, session: i64, look: Look) {
+        let _ = self.queue.send(Message::Look { session, look }).await; // Dropped likewise, if the service has ended.
     }
 
     /// Hands a request over, on behalf of a session or of none (0). Requests are carried out in the order in which they were handed over.

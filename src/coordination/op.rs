@@ -46,10 +46,12 @@ pub enum ErrorCode {
     NoWatcher,
     /// −123: the membership cannot be changed by `reconfig`.
     ReconfigDisabled,
+    /// −118: the session is served over another connection by now.
+    SessionMoved,
 }
 
 /// All codes: [`ErrorCode::from_code`] looks here.
-const ALL_CODES: [ErrorCode; 17] = [
+const ALL_CODES: [ErrorCode; 18] = [
     ErrorCode::Ok,
     ErrorCode::RuntimeInconsistency,
     ErrorCode::ConnectionLoss,
@@ -67,6 +69,7 @@ const ALL_CODES: [ErrorCode; 17] = [
     ErrorCode::AuthFailed,
     ErrorCode::NoWatcher,
     ErrorCode::ReconfigDisabled,
+    ErrorCode::SessionMoved,
 ];
 
 impl ErrorCode {
@@ -90,6 +93,7 @@ impl ErrorCode {
             Self::AuthFailed => -115,
             Self::NoWatcher => -121,
             Self::ReconfigDisabled => -123,
+            Self::SessionMoved => -118,
         }
     }
 
@@ -119,6 +123,7 @@ impl fmt::Display for ErrorCode {
             Self::AuthFailed => "the credentials were refused",
             Self::NoWatcher => "there is no such watch",
             Self::ReconfigDisabled => "the membership cannot be changed by reconfig",
+            Self::SessionMoved => "the session is served over another connection by now",
         };
         write!(f, "{meaning} ({self:?} {})", self.code())
     }
@@ -350,6 +355,34 @@ pub enum Request {
         /// What the client must know to come back.
         password: [u8; 16],
     },
+    /// The client of the command's session comes back to it over another connection, perhaps of another member. From here on the session is attached to
+    /// that connection, which is named by the zxid of this very transaction, and what was asked over the one before is refused with
+    /// [`ErrorCode::SessionMoved`] (ZooKeeper's `checkSession`). Fails with [`ErrorCode::SessionExpired`] if the session has ended or
+    /// the password is not its own.
+    Attach {
+        /// The transaction by which the session was attached before, as the member knows it that asks. If it is another one by now, nothing is done
+        /// ([`ErrorCode::SessionMoved`]): a request to come back that was long under way does not take the session from a client that has long come back
+        /// elsewhere (ZOOKEEPER-710).
+        attached_zxid: i64,
+        /// The new time-out, in milliseconds.
+        timeout_ms: i32,
+        /// What the client knows.
+        password: [u8; 16],
+    },
+    /// As `Client`, over the connection that the command's session was attached to by this transaction.
+    Attached {
+        /// The transaction: an `OpenSession` or an `Attach`.
+        attached_zxid: i64,
+        /// Who asks.
+        identities: Vec<Identity>,
+        /// What.
+        operations: Vec<Operation>,
+    },
+    /// The client of the command's session ends it, over the connection that it was attached to by this transaction.
+    EndSession {
+        /// As for `Attached`.
+        attached_zxid: i64,
+    },
 }
 
 impl Request {
@@ -357,8 +390,8 @@ impl Request {
     pub fn operations(&self) -> &[Operation] {
         match self {
             Self::One(operation) => std::slice::from_ref(operation),
-            Self::Multi(operations) | Self::Client { operations, .. } => operations,
-            Self::CreateSession { .. } | Self::CloseSession { .. } | Self::OpenSession { .. } => &[],
+            Self::Multi(operations) | Self::Client { operations, .. } | Self::Attached { operations, .. } => operations,
+            Self::CreateSession { .. } | Self::CloseSession { .. } | Self::OpenSession { .. } | Self::Attach { .. } | Self::EndSession { .. } => &[],
         }
     }
 }
@@ -372,6 +405,17 @@ pub struct Command {
     pub time_ms: i64,
     /// What to do.
     pub request: Request,
+}
+
+impl Command {
+    /// The session that ends if the command is carried out.
+    pub fn ends_session(&self) -> Option<i64> {
+        match self.request {
+            Request::CloseSession { session } => Some(session),
+            Request::EndSession { .. } => Some(self.session),
+            _ => None,
+        }
+    }
 }
 
 /// A znode's stat as ZooKeeper reports it.

@@ -1,7 +1,8 @@
 //! Whose clients are alive: the liveness of sessions. Pure; time is given, in milliseconds of a monotonic clock.
 //!
 //! As ZooKeeper's `SessionTracker`: deadlines are rounded up to the next tick, and all sessions of a tick expire together. Pings are no
-//! transactions: only the member that leads tracks liveness, and whoever begins to lead grants every session a full time-out.
+//! transactions: only the member that leads tracks liveness, for the clients of all members, and whoever begins to lead grants every session a full
+//! time-out. The node drives it (`ensemble::node`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +29,11 @@ impl SessionTracker {
     /// None yet. `tick_ms` is the granularity of deadlines, at least 1.
     pub fn new(tick_ms: u64) -> Self {
         Self { tick_ms: tick_ms.max(1), sessions: BTreeMap::new(), deadlines: BTreeMap::new(), closing: BTreeSet::new() }
+    }
+
+    /// Tracks none any more.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.tick_ms);
     }
 
     /// Changes the granularity, for deadlines that are set from now on.

@@ -150,10 +150,10 @@ const FORMAT_1: [(&str, &[u8]); 3] = [
     ("snapshot-00000000000000000021.ottla", include_bytes!("../../tests/data/coordination-1/snapshot-00000000000000000021.ottla")),
 ];
 
-async fn lay_out(rt: &TokioRuntime, dir: &Path, files: &[(&str, &'static [u8])]) {
+async fn lay_out(rt: &TokioRuntime, dir: &Path, format: u16, files: &[(&str, &'static [u8])]) {
     rt.disk().create_dir(dir).await.unwrap();
     for (name, content) in files {
-        assert_eq!(content[..2], [0, 1], "every frame begins with its format version");
+        assert_eq!(content[..2], format.to_be_bytes(), "every frame begins with its format version");
         let file = rt.disk().open(&dir.join(name), Open::CreateNew).await.unwrap();
         file.write_at(0, [Bytes::from_static(content)].into_iter().collect()).await.unwrap();
     }
@@ -172,9 +172,9 @@ async fn check_format_1(coordination: &Coordination<TokioRuntime>) {
 }
 
 #[test]
-fn a_directory_of_format_1_is_opened_and_goes_on_in_format_2() {
+fn a_directory_of_format_1_is_opened_and_goes_on_in_the_newest() {
     with_dir(|rt, dir| async move {
-        lay_out(&rt, &dir, &FORMAT_1).await;
+        lay_out(&rt, &dir, 1, &FORMAT_1).await;
         let coordination = Coordination::open(rt.clone(), &dir).await.unwrap();
         check_format_1(&coordination).await;
         let secret = Request::Client {
@@ -193,8 +193,40 @@ fn a_directory_of_format_1_is_opened_and_goes_on_in_format_2() {
 #[test]
 fn the_log_alone_of_format_1_is_opened_too() {
     with_dir(|rt, dir| async move {
-        lay_out(&rt, &dir, &FORMAT_1[..2]).await;
+        lay_out(&rt, &dir, 1, &FORMAT_1[..2]).await;
         check_format_1(&Coordination::open(rt, &dir).await.unwrap()).await;
+    });
+}
+
+/// A directory that format 2 wrote: a client's session in its snapshot, another in the log after it, each with an ephemeral znode.
+const FORMAT_2: [(&str, &[u8]); 3] = [
+    ("log-00000000000000000001.ottla", include_bytes!("../../tests/data/coordination-2/log-00000000000000000001.ottla")),
+    ("log-00000000000000000013.ottla", include_bytes!("../../tests/data/coordination-2/log-00000000000000000013.ottla")),
+    ("snapshot-00000000000000000012.ottla", include_bytes!("../../tests/data/coordination-2/snapshot-00000000000000000012.ottla")),
+];
+
+#[test]
+fn sessions_of_format_2_are_come_back_to_and_their_connections_are_known_from_then_on() {
+    with_dir(|rt, dir| async move {
+        lay_out(&rt, &dir, 2, &FORMAT_2).await;
+        // A snapshot soon, which holds what was attached.
+        let options = Options { snapshot_every_entries: 4, ..Options::default() };
+        let coordination = Coordination::open_with(rt.clone(), &dir, options).await.unwrap();
+        let of = |coordination: &Coordination<TokioRuntime>, session| coordination.read(|tree| tree.client_session(session)).unwrap();
+        assert_eq!((of(&coordination, 77).password, of(&coordination, 77).attached_zxid), ([5; 16], 0), "nothing was counted then");
+        assert_eq!((of(&coordination, 78).password, of(&coordination, 78).timeout_ms), ([6; 16], 40_000));
+        for (session, path) in [(77, "/e"), (78, "/f")] {
+            assert_eq!(coordination.exists(path).await.unwrap().unwrap().ephemeral_owner, session);
+        }
+        let attach = Request::Attach { attached_zxid: 0, timeout_ms: 20_000, password: [5; 16] };
+        let done = coordination.submit(77, attach).await.unwrap().done().await;
+        done.outcome.unwrap();
+        for _ in 0..8 {
+            coordination.set("/p", &b""[..], ANY_VERSION).await.unwrap();
+        }
+        coordination.shutdown().await;
+        let coordination = Coordination::open(rt, &dir).await.unwrap();
+        assert_eq!((of(&coordination, 77).timeout_ms, of(&coordination, 77).attached_zxid), (20_000, done.zxid));
     });
 }
 

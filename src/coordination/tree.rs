@@ -77,6 +77,8 @@ struct Session {
     timeout_ms: i32,
     /// What its client must know to come back; none for a session of the process itself, which nobody can come back to.
     password: Option<[u8; 16]>,
+    /// The transaction that attached it to its connection; 0 for one that was attached before this was counted.
+    attached_zxid: i64,
     ephemerals: BTreeSet<Arc<str>>,
 }
 
@@ -85,10 +87,20 @@ struct Session {
 pub struct ClientSession {
     /// Its id.
     pub session: i64,
-    /// The time-out that it began with, in milliseconds.
+    /// The time-out that it began with, or was given when its client came back last, in milliseconds.
     pub timeout_ms: i32,
     /// What the client must know to come back to it.
     pub password: [u8; 16],
+    /// The transaction by which its client came, or came back: only the connection that this attached acts for it. 0 for one that was attached before
+    /// this was counted.
+    pub attached_zxid: i64,
+}
+
+impl ClientSession {
+    /// Whether that is its password. In constant time, so that nobody learns one byte by byte.
+    pub fn is_password(&self, given: &[u8]) -> bool {
+        given.len() == self.password.len() && self.password.iter().zip(given).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+    }
 }
 
 /// What a prepared operation will do; it cannot fail.
@@ -101,6 +113,7 @@ enum Step {
     Check,
     CreateSession { session: i64, timeout_ms: i32, password: Option<[u8; 16]> },
     CloseSession { session: i64 },
+    Attach { session: i64, timeout_ms: i32 },
 }
 
 /// A validated request: carrying it out on the tree that prepared it cannot fail.
@@ -212,7 +225,25 @@ impl Tree {
     /// A client's session.
     pub fn client_session(&self, session: i64) -> Option<ClientSession> {
         let data = self.sessions.get(&session)?;
-        Some(ClientSession { session, timeout_ms: data.timeout_ms, password: data.password? })
+        Some(ClientSession { session, timeout_ms: data.timeout_ms, password: data.password?, attached_zxid: data.attached_zxid })
+    }
+
+    /// A session's time-out in milliseconds, whosever it is.
+    pub fn session_timeout_ms(&self, session: i64) -> Option<i32> {
+        self.sessions.get(&session).map(|data| data.timeout_ms)
+    }
+
+    /// Makes the session's ephemeral znodes persistent ones: the plant `ephemeral-outlives-session`.
+    #[cfg(feature = "plants")]
+    pub fn plant_orphans(&mut self, session: i64) {
+        let Some(data) = self.sessions.get_mut(&session) else { return };
+        let ephemerals = std::mem::take(&mut data.ephemerals);
+        for path in &ephemerals {
+            self.ephemeral_count -= 1;
+            if let Some(node) = self.node_mut(path) {
+                node.ephemeral_owner = 0;
+            }
+        }
     }
 
     /// Whether there are znodes that the service deletes by itself one day.
@@ -361,8 +392,15 @@ impl Tree {
                 }
                 Step::Check => results.push(OperationResult::Checked),
                 Step::CreateSession { session, timeout_ms, password } => {
-                    let before = self.sessions.insert(session, Session { timeout_ms, password, ephemerals: BTreeSet::new() });
+                    let before = self.sessions.insert(
+                        session,
+                        Session { timeout_ms, password, attached_zxid: if password.is_some() { zxid } else { 0 }, ephemerals: BTreeSet::new() },
+                    );
                     assert!(before.is_none(), "prepared: the session is new");
+                }
+                Step::Attach { session, timeout_ms } => {
+                    let data = self.sessions.get_mut(&session).expect("prepared: the session exists");
+                    (data.timeout_ms, data.attached_zxid) = (timeout_ms, zxid);
                 }
                 Step::CloseSession { session } => {
                     let ephemerals = self.sessions.get(&session).map(|session| session.ephemerals.clone()).unwrap_or_default();

@@ -247,11 +247,38 @@ fn a_clients_session_is_told_from_the_processs_own() {
     apply(&mut tree, &by(Request::CreateSession { session: 1, timeout_ms: 6_000 }));
     apply(&mut tree, &by(Request::OpenSession { session: 2, timeout_ms: 7_000, password: [9; 16] }));
     assert_eq!(tree.own_sessions().collect::<Vec<_>>(), [1]);
-    assert_eq!(tree.client_sessions().collect::<Vec<_>>(), [ClientSession { session: 2, timeout_ms: 7_000, password: [9; 16] }]);
+    assert_eq!(tree.client_sessions().collect::<Vec<_>>(), [ClientSession { session: 2, timeout_ms: 7_000, password: [9; 16], attached_zxid: 2 }]);
     for session in [0, 2, i64::MIN, -1 << 56] {
         let refused = apply(&mut tree, &by(Request::OpenSession { session, timeout_ms: 1, password: [0; 16] }));
         assert_eq!(refused.outcome.unwrap_err().code, ErrorCode::BadArguments, "{session:#x}");
     }
+}
+
+#[test]
+fn only_the_connection_that_a_session_is_attached_to_acts_for_it() {
+    let mut tree = Tree::new();
+    let by = |session, request| Command { session, time_ms: 0, request };
+    let create = |attached_zxid, path: &str| {
+        by(7, Request::Attached { attached_zxid, identities: vec![], operations: vec![Operation::create_ephemeral(path, &b""[..])] })
+    };
+    let attach = |attached_zxid, password| by(7, Request::Attach { attached_zxid, timeout_ms: 9_000, password });
+    assert_eq!(apply(&mut tree, &attach(0, [9; 16])).outcome.unwrap_err().code, ErrorCode::SessionExpired, "it never began");
+    let mut next = tree.clone();
+    apply(&mut next, &by(0, Request::OpenSession { session: 7, timeout_ms: 6_000, password: [9; 16] })).outcome.unwrap();
+    let opened = next.last_zxid();
+    apply(&mut next, &create(opened, "/a")).outcome.unwrap();
+    assert_eq!(apply(&mut next, &attach(opened, [8; 16])).outcome.unwrap_err().code, ErrorCode::SessionExpired, "another password");
+    apply(&mut next, &attach(opened, [9; 16])).outcome.unwrap();
+    let moved = next.last_zxid();
+    assert_eq!(next.client_session(7).map(|known| (known.timeout_ms, known.attached_zxid)), Some((9_000, moved)));
+    for late in [create(opened, "/b"), attach(opened, [9; 16]), by(7, Request::EndSession { attached_zxid: opened })] {
+        assert_eq!(apply(&mut next, &late).outcome.unwrap_err().code, ErrorCode::SessionMoved);
+    }
+    apply(&mut next, &create(moved, "/b")).outcome.unwrap();
+    assert_eq!(next.ephemerals(7).collect::<Vec<_>>(), ["/a", "/b"]);
+    apply(&mut next, &by(7, Request::EndSession { attached_zxid: moved })).outcome.unwrap();
+    assert_eq!((next.ephemeral_count(), next.session_timeout_ms(7)), (0, None));
+    assert_eq!(apply(&mut next, &create(moved, "/c")).outcome.unwrap_err().code, ErrorCode::SessionExpired);
 }
 
 #[test]
@@ -304,7 +331,8 @@ fn restoring_refuses_what_fits_to_nothing() {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     nodes: BTreeMap<String, ModelNode>,
-    sessions: BTreeSet<i64>,
+    /// With the transaction that attached it; none for one of the process itself.
+    sessions: BTreeMap<i64, Option<i64>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -333,7 +361,7 @@ impl Model {
     fn new() -> Self {
         let node =
             ModelNode { data: vec![], version: 0, creations: 0, deletions: 0, pzxid: 0, mzxid: 0, owner: 0, mtime: 0, aversion: 0, acl: vec![Acl::open()] };
-        Self { nodes: BTreeMap::from([("".to_owned(), node)]), sessions: BTreeSet::new() }
+        Self { nodes: BTreeMap::from([("".to_owned(), node)]), sessions: BTreeMap::new() }
     }
 
     fn children(&self, path: &str) -> usize {
@@ -344,10 +372,10 @@ impl Model {
     fn operate(&mut self, operation: &Operation, by: &Command, zxid: i64) -> Result<(), ErrorCode> {
         let (session, now) = (by.session, by.time_ms);
         let caller = match &by.request {
-            Request::Client { identities, .. } => Some(identities.as_slice()),
+            Request::Client { identities, .. } | Request::Attached { identities, .. } => Some(identities.as_slice()),
             _ => None,
         };
-        if session != 0 && !self.sessions.contains(&session) {
+        if session != 0 && !self.sessions.contains_key(&session) {
             return Err(ErrorCode::SessionExpired);
         }
         let found = |model: &Self, path: &str| model.nodes.get(path).cloned().ok_or(ErrorCode::NoNode);
@@ -403,7 +431,7 @@ impl Model {
 
     fn create(&mut self, path: &str, data: &Option<Bytes>, mode: CreateMode, acl: Option<&Vec<Acl>>, by: &Command, zxid: i64) -> Result<(), ErrorCode> {
         let caller = match &by.request {
-            Request::Client { identities, .. } => Some(identities.as_slice()),
+            Request::Client { identities, .. } | Request::Attached { identities, .. } => Some(identities.as_slice()),
             _ => None,
         };
         let lifetime = mode.lifetime(by.session).ok_or(ErrorCode::BadArguments)?;
@@ -442,20 +470,57 @@ impl Model {
         Ok(())
     }
 
+    fn check_attached(&self, session: i64, attached_zxid: i64) -> Result<(), (ErrorCode, usize)> {
+        match self.sessions.get(&session) {
+            Some(Some(attached)) if *attached == attached_zxid => Ok(()),
+            Some(Some(_)) => Err((ErrorCode::SessionMoved, 0)),
+            Some(None) | None => Err((ErrorCode::SessionExpired, 0)),
+        }
+    }
+
+    /// The command with the session's own attachment where it says 0.
+    fn aimed(&self, command: &Command) -> Command {
+        let mut command = command.clone();
+        let own = self.sessions.get(&command.session).copied().flatten().unwrap_or(0);
+        match &mut command.request {
+            Request::Attach { attached_zxid, .. } | Request::Attached { attached_zxid, .. } | Request::EndSession { attached_zxid } if *attached_zxid == 0 => {
+                *attached_zxid = own;
+            }
+            _ => {}
+        }
+        command
+    }
+
     fn apply(&mut self, command: &Command, zxid: i64) -> Result<(), (ErrorCode, usize)> {
         let mut next = self.clone();
         match &command.request {
-            Request::One(_) | Request::Multi(_) | Request::Client { .. } => {
+            Request::One(_) | Request::Multi(_) | Request::Client { .. } | Request::Attached { .. } => {
+                if let Request::Attached { attached_zxid, .. } = &command.request {
+                    next.check_attached(command.session, *attached_zxid)?;
+                }
                 for (index, operation) in command.request.operations().iter().enumerate() {
                     next.operate(operation, command, zxid).map_err(|code| (code, index))?;
                 }
             }
             Request::CreateSession { session, .. } | Request::OpenSession { session, .. } => {
-                if !next.sessions.insert(*session) {
+                let attached = matches!(command.request, Request::OpenSession { .. }).then_some(zxid);
+                if next.sessions.contains_key(session) {
                     return Err((ErrorCode::BadArguments, 0));
                 }
+                next.sessions.insert(*session, attached);
             }
-            Request::CloseSession { session } => {
+            Request::Attach { attached_zxid, password, .. } => {
+                if *password != PASSWORD {
+                    return Err((ErrorCode::SessionExpired, 0));
+                }
+                next.check_attached(command.session, *attached_zxid)?;
+                next.sessions.insert(command.session, Some(zxid));
+            }
+            Request::CloseSession { .. } | Request::EndSession { .. } => {
+                if let Request::EndSession { attached_zxid } = &command.request {
+                    next.check_attached(command.session, *attached_zxid)?;
+                }
+                let session = &command.ends_session().unwrap();
                 let owned: Vec<_> = next.nodes.iter().filter(|(_, node)| node.owner == *session).map(|(path, _)| path.clone()).collect();
                 for path in owned {
                     next.remove(&path, zxid).unwrap();
@@ -467,6 +532,8 @@ impl Model {
         Ok(())
     }
 }
+
+const PASSWORD: [u8; 16] = [3; 16];
 
 fn any_acl() -> impl Strategy<Value = Vec<Acl>> {
     let entry = prop_oneof![
@@ -516,8 +583,11 @@ fn any_command() -> impl Strategy<Value = Command> {
         4 => (prop::sample::select(vec![vec![], vec![Identity::new("digest", "bob:hash")], vec![Identity::superuser()]]), prop::collection::vec(any_operation(), 0..4))
             .prop_map(|(identities, operations)| Request::Client { identities, operations }),
         1 => session.clone().prop_map(|session| Request::CreateSession { session, timeout_ms: 6_000 }),
-        1 => session.clone().prop_map(|session| Request::OpenSession { session, timeout_ms: 6_000, password: [3; 16] }),
+        1 => session.clone().prop_map(|session| Request::OpenSession { session, timeout_ms: 6_000, password: PASSWORD }),
         1 => session.prop_map(|session| Request::CloseSession { session }),
+        3 => (0..3i64, prop::collection::vec(any_operation(), 0..3)).prop_map(|(attached_zxid, operations)| Request::Attached { attached_zxid, identities: vec![], operations }),
+        1 => (0..2i64, prop::sample::select(vec![PASSWORD, PASSWORD, [4; 16]])).prop_map(|(attached_zxid, password)| Request::Attach { attached_zxid, timeout_ms: 7_000, password }),
+        1 => (0..2i64).prop_map(|attached_zxid| Request::EndSession { attached_zxid }),
     ];
     (0..4i64, 0..10_000i64, request).prop_map(|(session, time_ms, request)| Command { session, time_ms, request })
 }
@@ -529,6 +599,7 @@ proptest! {
         let mut replayed = Tree::new();
         let mut model = Model::new();
         for (command, zxid) in commands.iter().zip(1..) {
+            let command = &model.aimed(command);
             let snapshot = tree.clone();
             let before: Vec<_> = snapshot.items().collect();
             let applied = tree.apply(command, zxid);

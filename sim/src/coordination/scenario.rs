@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use ottla::coordination::Coordination;
 use ottla::coordination::ensemble::peer::Secret;
-use ottla::coordination::ensemble::sessions::Deadlines;
 use ottla::coordination::ensemble::start::EnsembleConfig;
 use ottla::runtime::{HostPort, Runtime};
 use tokio::sync::watch;
@@ -309,7 +308,7 @@ async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, 
         config.servers.retain(|id, _| *id == 1);
     }
     let observer = common.history.clone();
-    let opened = Coordination::open_member(rt.clone(), Path::new(DIR), &config, plan.options, Box::new(Deadlines::default()), Some(observer));
+    let opened = Coordination::open_member(rt.clone(), Path::new(DIR), &config, plan.options, Some(observer));
     let opened = tokio::select! {
         biased;
         opened = opened => opened,

@@ -7,7 +7,6 @@
 //! | `raft_core`, `log_store` | that trait by the `raft` crate |
 //! | `state` | what is replicated beside the tree: members, and the fences by which a proposal is carried out at most once |
 //! | `origin` | a member's own proposals on their way |
-//! | `sessions` | who watches over the liveness of sessions |
 //! | `node` | the task that drives all of it: log, tree, reads, snapshots, membership |
 //! | `peer`, `network` | what members say to each other, and their connections |
 //! | `start` | opening a member: bootstrap, or joining |
@@ -21,7 +20,6 @@ pub mod origin;
 pub mod peer;
 pub mod raft_core;
 pub mod recovery;
-pub mod sessions;
 pub mod start;
 pub mod state;
 

@@ -7,6 +7,7 @@ mod apply;
 mod disk;
 mod members;
 mod reads;
+mod sessions;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -18,20 +19,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use self::sessions::Standing;
 use super::Observer;
 use super::consensus::{Consensus, RaftMessage, Work};
 use super::network::{Network, OutgoingSnapshot, ReceivedSnapshot};
 use super::origin::Origin;
 use super::peer::{Answer as PeerAnswer, PeerMessage};
 use super::raft_core::SNAPSHOT_KIND;
-use super::sessions::SessionWatch;
-use super::state::{Meaning, Payload, Replicated};
+use super::state::{Payload, Replicated};
 use crate::codec;
-use crate::coordination::op::{Command, ErrorCode, Failure, OperationResult, Request};
+use crate::coordination::op::{Command, ErrorCode, Failure, Request};
 use crate::coordination::storage::format::{Entry, EntryKind, HardState, SnapshotMeta, SnapshotState};
 use crate::coordination::storage::{Storage, StorageError};
-use crate::coordination::tree::{SnapshotItem, Tree};
-use crate::coordination::{Message, Options, Shared};
+use crate::coordination::tree::Tree;
+use crate::coordination::{Done, Look, Message, Options, Shared};
 use crate::plant;
 use crate::runtime::{Instant, Runtime};
 
@@ -64,7 +65,12 @@ const HAND_OVER_TICKS: u32 = 40;
 /// How far behind a learner may be to be given a vote, in entries.
 const CAUGHT_UP_COUNT: u64 = 64;
 
-pub(in crate::coordination) type Answer = oneshot::Sender<Result<Vec<OperationResult>, Failure>>;
+/// Whoever waits for a proposal.
+pub(in crate::coordination) struct Pending {
+    answer: oneshot::Sender<Done>,
+    /// What the same session reads after it, and before what it proposes next.
+    looks: Vec<Look>,
+}
 
 /// What comes from peers and from this member's own connections.
 pub enum PeerInput {
@@ -131,7 +137,6 @@ pub(in crate::coordination) struct NodeParts<R: Runtime, C> {
     /// Where this member's peers reach it; empty for one that is alone.
     pub address: String,
     pub network: Option<Network<R>>,
-    pub sessions: Box<dyn SessionWatch>,
     /// Sessions of the process's earlier life end when it leads: their clients were inside of it.
     pub ends_old_sessions: bool,
     pub observer: Option<Arc<dyn Observer>>,
@@ -148,7 +153,7 @@ pub(in crate::coordination) struct Node<R: Runtime, C> {
     /// A hard state that has only a newer commit index: written with what comes next, or when the log is idle.
     lazy_hard_state: Option<HardState>,
     replicated: Replicated,
-    origin: Origin<Answer>,
+    origin: Origin<Pending>,
     reads: BTreeMap<u64, Read>,
     next_read: u64,
     /// Distinguishes the reads of this life from those of others.
@@ -162,10 +167,11 @@ pub(in crate::coordination) struct Node<R: Runtime, C> {
     address: String,
     storage_id: u64,
     network: Option<Network<R>>,
-    sessions: Box<dyn SessionWatch>,
     ends_old_sessions: bool,
+    /// The process's own sessions live as long as it does; nobody watches over them.
+    is_embedded: bool,
+    standing: Standing,
     observer: Option<Arc<dyn Observer>>,
-    touches: Vec<i64>,
     met: BTreeMap<u64, String>,
     leadership: super::consensus::Leadership,
     tick_count: u64,
@@ -188,9 +194,10 @@ pub(in crate::coordination) struct Node<R: Runtime, C> {
 
 impl<R: Runtime, C: Consensus> Node<R, C> {
     pub(in crate::coordination) fn new(parts: NodeParts<R, C>) -> Self {
-        let NodeParts { rt, core, storage, tree, replicated, shared, options, raft_id, server_id, address, network, sessions, .. } = parts;
+        let NodeParts { rt, core, storage, tree, replicated, shared, options, raft_id, server_id, address, network, .. } = parts;
         *shared.tree.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = tree;
         let (first, last) = core.log_range();
+        let standing = Standing::new(rt.now());
         let node = Self {
             origin: Origin::new(raft_id, rt.random_u64()),
             read_salt: rt.random_u64(),
@@ -214,10 +221,10 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             server_id,
             address,
             network,
-            sessions,
             ends_old_sessions: parts.ends_old_sessions,
+            is_embedded: parts.ends_old_sessions,
+            standing,
             observer: parts.observer,
-            touches: Vec::new(),
             met: BTreeMap::new(),
             leadership: super::consensus::Leadership::default(),
             tick_count: 0,
@@ -258,6 +265,10 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 (true, true) => Some(self.rt.now() + IDLE),
                 (true, false) => None,
                 (false, _) => Some(self.next_tick),
+            };
+            let wakes_at = match self.session_deadline().filter(|_| rests) {
+                Some(deadline) => Some(wakes_at.map_or(deadline, |at| at.min(deadline))),
+                None => wakes_at,
             };
             let timer = wakes_at.map(|at| self.rt.timer(at));
             let timer = async {
@@ -306,6 +317,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             if !self.rests() {
                 self.tick_if_due();
             }
+            self.expire_sessions();
         }
         self.end(messages, shut_down).await
     }
@@ -349,19 +361,13 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         self.tick_count += 1;
         self.core.tick();
         let nonce = self.rt.random_u64();
-        for answer in self.origin.tick(nonce) {
-            let _ = answer.send(Err(lost()));
-        }
+        drop(self.origin.tick(nonce)); // Whoever waited for them is told that the connection is lost.
         self.tick_reads();
-        self.relay_touches();
-        if self.leadership.is_leader {
-            for session in self.sessions.expired(now) {
-                let close = Command { session: 0, time_ms: self.rt.unix_ms(), request: Request::CloseSession { session } };
-                self.propose(&Payload::Internal(close));
-            }
-            if self.tick_count.is_multiple_of(HOUSEKEEPING_TICKS) {
-                self.look_after_members();
-            }
+        if self.tick_count.is_multiple_of(self.relay_ticks()) {
+            self.relay_heard();
+        }
+        if self.leadership.is_leader && self.tick_count.is_multiple_of(HOUSEKEEPING_TICKS) {
+            self.look_after_members();
         }
         if self.tick_count.is_multiple_of(HOUSEKEEPING_TICKS) && self.flush.is_none() && self.jobs.is_empty() {
             self.write_lazily();
@@ -374,21 +380,16 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
 
     fn take_message(&mut self, message: Message, shut_down: &mut Vec<oneshot::Sender<()>>) {
         match message {
-            Message::Propose { answer, .. } if self.is_removed => drop(answer.send(Err(lost()))),
+            // Whoever waits for what is dropped is told that the connection is lost.
+            Message::Propose { .. } | Message::Look { .. } if self.is_removed => {}
             Message::Propose { session, request, answer } => {
-                self.origin.submit(Command { session, time_ms: 0, request }, answer);
+                self.origin.submit(Command { session, time_ms: 0, request }, Pending { answer, looks: Vec::new() });
             }
-            Message::Sync { answer } => {
-                if plant!(&self.rt, "stale-read-without-readindex") {
-                    let _ = answer.send(Ok(()));
-                    return;
-                }
-                let id = self.next_read;
-                self.next_read += 1;
-                self.reads.insert(id, Read { answers: vec![answer], index: None, age_ticks: 0, asked_ticks: 0 });
-                self.ask_to_read(id);
-            }
-            Message::Touch { session } => self.touches.push(session),
+            Message::Look { session, look } => match self.origin.last_of(session) {
+                Some(pending) => pending.looks.push(look),
+                None => look(&self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner())),
+            },
+            Message::Sync { answer } => self.begin_read(answer),
             Message::Status { answer } => drop(answer.send(self.status())),
             Message::Change { change, answer } => {
                 let taken = self.change_members(change);
@@ -413,7 +414,8 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                     self.tell_network();
                 }
             }
-            PeerInput::Message(_, PeerMessage::Raft(message)) => {
+            PeerInput::Message(from, PeerMessage::Raft(message)) => {
+                self.heard_of(from);
                 // A snapshot's message comes with its content only; and what is for another member was sent before this one lost its disk.
                 if message.kind != SNAPSHOT_KIND && message.to == self.raft_id {
                     self.core.step(message);
@@ -428,8 +430,10 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 }
             }
             PeerInput::Message(_, PeerMessage::Touches(sessions)) => {
-                let now = self.rt.now();
-                sessions.into_iter().for_each(|session| self.sessions.touched(session, now));
+                // A leader of another term hears of it, too: a sign of life is one.
+                if self.leadership.is_leader {
+                    self.sessions_touched(sessions);
+                }
             }
             PeerInput::Join { server_id, address, storage_id, answer } => drop(answer.send(self.join(server_id, address, storage_id))),
             PeerInput::Snapshot(received, accepted) => {
@@ -449,21 +453,23 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         }
     }
 
-    /// Appends to the log as leader; whoever proposed what was not taken will be in doubt.
-    fn propose(&mut self, payload: &Payload) {
+    /// Appends to the log as leader; whoever proposed what was not taken will be in doubt. Tells whether it was taken.
+    fn propose(&mut self, payload: &Payload) -> bool {
         let stamped;
         let payload = match payload {
             Payload::Command { origin, registration, sequence, command } => {
                 // The leader's clock, so that times of one tree come from one clock at a time.
                 let command = Command { time_ms: self.rt.unix_ms(), ..command.clone() };
+                if command.session != 0 {
+                    // Whoever asks lives, however long the log takes: a session does not expire while its client comes back to it.
+                    self.sessions_touched(vec![command.session]);
+                }
                 stamped = Payload::Command { origin: *origin, registration: *registration, sequence: *sequence, command };
                 &stamped
             }
             other => other,
         };
-        if let Ok(data) = codec::encode(payload) {
-            let _ = self.core.propose(Bytes::from(data));
-        }
+        codec::encode(payload).is_ok_and(|data| self.core.propose(Bytes::from(data)).is_ok())
     }
 
     /// Everything that can be done now without waiting for anything.
@@ -471,6 +477,10 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         loop {
             self.watch_leadership();
             if self.leadership.leader != 0 {
+                self.origin.forget(|command, pending| {
+                    // Nobody waits for the session any more, or another connection would lose it to this one.
+                    matches!(command.request, Request::Attach { .. } | Request::OpenSession { .. }) && pending.answer.is_closed()
+                });
                 let outgoing = self.origin.outgoing(false);
                 if !outgoing.is_empty() {
                     self.send_to_leader(outgoing);
@@ -480,6 +490,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             self.take_work(work).await;
         }
         self.received.clear(); // What consensus had no use for.
+        self.look_whether_to_serve();
         self.start_flush();
         self.snapshot_if_due();
     }
@@ -504,6 +515,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         if (before.leader, before.term) != (now.leader, now.term) && now.leader != 0 {
             let nonce = self.rt.random_u64();
             self.origin.doubt(nonce);
+            self.leader_changed();
             for id in self.reads.iter().filter(|(_, read)| read.index.is_none()).map(|(id, _)| *id).collect::<Vec<_>>() {
                 self.ask_to_read(id);
             }
@@ -513,22 +525,10 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             if let Some(observer) = &self.observer {
                 observer.elected(self.raft_id, now.term);
             }
-            self.lead();
+            self.watch_sessions();
         } else if before.is_leader && !now.is_leader {
-            self.sessions.follow();
+            self.unwatch_sessions();
         }
-    }
-
-    fn lead(&mut self) {
-        let sessions: Vec<(i64, i32)> = {
-            let tree = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-            let sessions = tree.items().map_while(|item| match item {
-                SnapshotItem::Session { session, timeout_ms } | SnapshotItem::ClientSession { session, timeout_ms, .. } => Some((session, timeout_ms)),
-                SnapshotItem::Node { .. } | SnapshotItem::Acl { .. } => None,
-            });
-            sessions.collect()
-        };
-        self.sessions.lead(&sessions, self.rt.now());
     }
 
     async fn take_work(&mut self, mut work: Work) {
@@ -592,20 +592,6 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         }
     }
 
-    fn relay_touches(&mut self) {
-        if self.touches.is_empty() || self.leadership.leader == 0 {
-            self.touches.clear();
-            return;
-        }
-        let touches = std::mem::take(&mut self.touches);
-        if self.leadership.is_leader {
-            let now = self.rt.now();
-            touches.into_iter().for_each(|session| self.sessions.touched(session, now));
-        } else if let Some(network) = &self.network {
-            network.send(self.leadership.leader, PeerMessage::Touches(touches));
-        }
-    }
-
     fn halt(&self, why: &str) -> impl Future<Output = ()> + Send + use<R, C> {
         let (rt, why) = (self.rt.clone(), why.to_owned());
         async move {
@@ -617,22 +603,6 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
 
 fn lost() -> Failure {
     Failure::new(ErrorCode::ConnectionLoss, "")
-}
-
-fn watch_session(sessions: &mut dyn SessionWatch, says: &Meaning, now: Instant, is_leader: bool) {
-    let command = match says {
-        Meaning::Plain(command) | Meaning::Payload(Payload::Command { command, .. } | Payload::Internal(command)) => command,
-        _ => return,
-    };
-    match &command.request {
-        Request::CreateSession { session, timeout_ms } | Request::OpenSession { session, timeout_ms, .. } if is_leader => {
-            sessions.created(*session, *timeout_ms, now)
-        }
-        Request::CloseSession { session } if is_leader => sessions.closed(*session),
-        // Whoever asks for something lives.
-        _ if is_leader && command.session != 0 => sessions.touched(command.session, now),
-        _ => {}
-    }
 }
 
 async fn write<R: Runtime>(storage: &mut Storage<R>, batch: &Batch) -> Result<(), StorageError> {

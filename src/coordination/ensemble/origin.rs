@@ -8,6 +8,9 @@ use crate::coordination::op::Command;
 /// After how many ticks without progress a member is in doubt about what it has sent.
 const STALE_TICKS: u32 = 30;
 
+/// How many proposals are looked through for the newest of a session.
+const LOOK_BACK_COUNT: usize = 256;
+
 /// After how many ticks a proposal is given up: its caller is told that the outcome is unknown.
 pub const GIVE_UP_TICKS: u32 = 300;
 
@@ -59,6 +62,20 @@ impl<A> Origin<A> {
     /// Takes a proposal.
     pub fn submit(&mut self, command: Command, answer: A) {
         self.waiting.push_back(Waiting { command, answer, sequence: 0, was_ever_sent: false, age_ticks: 0 });
+    }
+
+    /// Whoever waits for the newest proposal of the session that waits, or for a newer one of another session; none if none of the session waits.
+    pub fn last_of(&mut self, session: i64) -> Option<&mut A> {
+        // Not far: another one does as well, as long as it is newer.
+        let from = self.waiting.len().saturating_sub(LOOK_BACK_COUNT);
+        let newest = self.waiting.iter().skip(from).rposition(|waiting| waiting.command.session == session).map(|at| from + at);
+        let at = newest.or_else(|| self.waiting.iter().take(from).any(|waiting| waiting.command.session == session).then_some(from))?;
+        self.waiting.get_mut(at).map(|waiting| &mut waiting.answer)
+    }
+
+    /// Drops the proposals that were never sent and are not wanted any more.
+    pub fn forget(&mut self, is_unwanted: impl Fn(&Command, &A) -> bool) {
+        self.waiting.retain(|waiting| waiting.was_ever_sent || !is_unwanted(&waiting.command, &waiting.answer));
     }
 
     /// What became of the proposals sent so far is not known: the leader changed, or did not get them. `nonce` is random.

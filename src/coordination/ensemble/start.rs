@@ -20,7 +20,6 @@ use super::network::{self, Network, Standing, ask};
 use super::node::{Node, NodeParts, PeerInput};
 use super::peer::{Answer, Question, Secret};
 use super::raft_core::{Beginning, RaftCore};
-use super::sessions::{NeverExpire, SessionWatch};
 use super::state::Replicated;
 use crate::coordination::storage::format::{ConfState, EntryKind, Identity, MemberRecord};
 use crate::coordination::storage::{self, Loaded, Storage, StorageError};
@@ -152,7 +151,6 @@ pub(in crate::coordination) fn alone<R: Runtime>(
         server_id,
         address: String::new(),
         network: None,
-        sessions: Box::new(NeverExpire),
         ends_old_sessions: true,
         observer: None,
         inbox,
@@ -167,7 +165,6 @@ pub(in crate::coordination) async fn member<R: Runtime>(
     config: &EnsembleConfig,
     shared: Arc<Shared>,
     options: Options,
-    sessions: Box<dyn SessionWatch>,
     observer: Option<Arc<dyn Observer>>,
 ) -> Result<Prepared<R>, StartError> {
     let Some(own) = config.servers.get(&config.server_id) else {
@@ -202,7 +199,7 @@ pub(in crate::coordination) async fn member<R: Runtime>(
         server_id: config.server_id,
         address: own.to_string(),
         network: Some(Network::new(rt.clone(), raft_id, own.to_string(), config.secret.clone(), inbox.clone())),
-        sessions,
+
         ends_old_sessions: false,
         observer,
         inbox: inbox.clone(),

@@ -10,7 +10,6 @@ use tempfile::TempDir;
 
 use super::consensus::Change;
 use super::peer::Secret;
-use super::sessions::Deadlines;
 use super::start::EnsembleConfig;
 use super::{ChangeRefused, Status};
 use crate::coordination::op::{ANY_VERSION, CreateMode, ErrorCode};
@@ -35,7 +34,7 @@ async fn configs(rt: &TokioRuntime, count: u32) -> Vec<EnsembleConfig> {
 
 async fn open(rt: &TokioRuntime, dir: &Path, config: &EnsembleConfig) -> Member {
     let options = Options { snapshot_every_entries: 20, ..Options::default() };
-    Coordination::open_member(rt.clone(), dir, config, options, Box::new(Deadlines::default()), None).await.unwrap()
+    Coordination::open_member(rt.clone(), dir, config, options, None).await.unwrap()
 }
 
 async fn open_all(rt: &TokioRuntime, dirs: &[PathBuf], configs: &[EnsembleConfig]) -> Vec<Member> {

@@ -1,8 +1,9 @@
 //! One connection of a ZooKeeper client: frames in, answers and events out.
 //!
-//! A single task does all of it. Changes are handed to the log as they come in, many may be under way; answers leave in the order of the requests, and what
-//! is read waits for the changes before it, so that a session sees its own writes. Before an answer is written, all events are that were queued when
-//! it was made: the client hears of a change before it can read it.
+//! A single task does all of it. Changes are handed to the log as they come in, many may be under way; answers leave in the order of the requests. A read
+//! behind changes is carried out right after the last of them and before those that come later, so that a session sees its own writes up to that
+//! point and none beyond. Everything that leaves, answers and events, is in the order of its zxid: the client hears of a change before it can read
+//! it, and of none that fires a watch before it knows that the watch is set.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,19 +13,21 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use super::reads::{self, Asker};
+use super::reads::{self, Answer, Asker};
 use super::session::{Outcome, establish};
 use super::stats::ConnectionStats;
 use super::{Inner, words};
 use crate::config::four_letter_words::Word;
-use crate::coordination::Coordination;
+use crate::coordination::Done;
 use crate::coordination::acl::{self, Identity};
 use crate::coordination::hub::{self, Attached, Told};
 use crate::coordination::jute::Writer;
-use crate::coordination::op::{CreateMode, ErrorCode, Failure, Operation, OperationResult, Request as Change};
+use crate::coordination::op::{CreateMode, ErrorCode, Failure, Operation, Request as Change};
 use crate::coordination::protocol::{self, ConnectRequest, Refused, Request, Write, XID_PING, opcode};
+use crate::coordination::tree::Tree;
+use crate::plant;
 use crate::runtime::{Runtime, Stream};
 
 /// Requests of one connection that may wait for their answers; beyond it the connection is not read.
@@ -37,6 +40,8 @@ const GATHER_BYTES: usize = 256 << 10;
 const READ_BYTES: usize = 64 << 10;
 /// How long a connection may stay without asking for a session.
 const SESSIONLESS: Duration = Duration::from_secs(10);
+/// What ZooKeeper says to most words where nobody is served, to the letter: monitors look for it.
+const NOT_SERVING: &str = "This ZooKeeper instance is not currently serving requests\n";
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -81,10 +86,12 @@ pub(super) async fn serve<R: Runtime>(inner: &Arc<Inner<R>>, stream: R::Stream, 
     };
     stats.lock().counts.received += 1;
     inner.stats.lock().received += 1;
-    let (session, timeout_ms, attached) = match greeting {
+    let (session, attached_zxid, timeout_ms, attached) = match greeting {
         Err(ended) => return ended,
         Ok(Greeting::Word(word)) => {
-            let said = words::run(inner, word);
+            let needs_to_serve = !matches!(word, Word::Ruok | Word::Envi | Word::Conf);
+            let is_allowed = inner.config.words.allows(word);
+            let said = if is_allowed && needs_to_serve && !inner.coordination.is_serving() { NOT_SERVING.to_owned() } else { words::run(inner, word) };
             let sent = write.write_all(said.as_bytes()).await;
             let _ = write.shutdown().await;
             return sent.map_or_else(Ended::Io, |()| Ended::Done);
@@ -96,9 +103,9 @@ pub(super) async fn serve<R: Runtime>(inner: &Arc<Inner<R>>, stream: R::Stream, 
             let _ = write.shutdown().await;
             return sent.map_or_else(Ended::Io, |()| Ended::Done);
         }
-        Ok(Greeting::Session(Outcome::Serve { session, timeout_ms, attached, response })) => {
+        Ok(Greeting::Session(Outcome::Serve { session, attached_zxid, attached, response })) => {
             response.encode(&mut out);
-            (session, timeout_ms, attached)
+            (session, attached_zxid, response.timeout_ms, attached)
         }
     };
     {
@@ -115,12 +122,15 @@ pub(super) async fn serve<R: Runtime>(inner: &Arc<Inner<R>>, stream: R::Stream, 
         write,
         out,
         session,
+        attached_zxid,
+        seen_zxid: attached_zxid,
         attached,
         ended,
         stop,
         identities,
         waiting: VecDeque::new(),
         waiting_bytes: 0,
+        is_syncing: false,
         is_closing: false,
     };
     let ended = connection.run().await;
@@ -152,7 +162,25 @@ async fn greet<R: Runtime>(inner: &Inner<R>, input: &mut Input<ReadOf<R>>, ident
         }
     };
     let request = ConnectRequest::decode(&frame).map_err(|error| Ended::Protocol(format!("its first frame is no ConnectRequest: {error}")))?;
-    Ok(Greeting::Session(establish(inner, &request, identities).await))
+    let mut serving = inner.coordination.shared.hub.serving();
+    let max_bytes = input.max_frame_bytes;
+    tokio::select! {
+        biased;
+        outcome = establish(inner, &request, identities) => Ok(Greeting::Session(outcome)),
+        // A client that has gone to another member must not lose its session to this connection.
+        gone = until_gone(input, max_bytes) => Err(gone),
+        _ = serving.wait_for(|is_serving| !is_serving) => Err(Ended::ByService(hub::Ended::OutOfTouch)),
+    }
+}
+
+/// Waits until the client has closed the connection; what it sends before it is answered is kept, as far as there is room.
+async fn until_gone<T: tokio::io::AsyncRead + Unpin>(input: &mut Input<T>, max_bytes: usize) -> Ended {
+    while input.bytes.len() < max_bytes {
+        if let Err(ended) = input.more().await {
+            return ended;
+        }
+    }
+    std::future::pending().await
 }
 
 /// What has been read and not been cut into frames.
@@ -206,15 +234,25 @@ enum Shape {
     Multi(Vec<i32>),
     /// A header alone, after which the connection ends.
     CloseSession,
-    /// A read, done when what it waits for has come.
-    Read(Request),
+}
+
+/// What a request waited for.
+enum Came {
+    /// A change was made, or refused.
+    Changed(Shape, Done),
+    /// A read was carried out, behind the changes before it.
+    Looked(Answer),
+    /// This member has caught up: a `sync` of this path.
+    Synced(String),
+    /// It never will: the leader, or this member's place in the log, is lost.
+    Lost,
 }
 
 enum Wait {
     /// For the log, or for this member to have caught up.
-    For(BoxFuture<'static, Result<Vec<OperationResult>, Failure>>, Shape),
-    /// For its turn only.
-    Turn(Result<Request, ErrorCode>),
+    For(BoxFuture<'static, Came>),
+    /// For its turn only: a ping, or an error.
+    Turn(Result<(), ErrorCode>),
 }
 
 /// A request that has not been answered.
@@ -232,6 +270,10 @@ struct Connection<R: Runtime> {
     write: WriteOf<R>,
     out: Writer,
     session: i64,
+    /// The transaction that attached the session to this connection.
+    attached_zxid: i64,
+    /// The transaction of the last answer.
+    seen_zxid: i64,
     attached: Attached,
     ended: watch::Receiver<Option<hub::Ended>>,
     stop: watch::Receiver<bool>,
@@ -239,6 +281,8 @@ struct Connection<R: Runtime> {
     waiting: VecDeque<Waiting>,
     /// The bytes of those requests.
     waiting_bytes: usize,
+    /// A `sync` is under way; what comes behind it waits until it is answered.
+    is_syncing: bool,
     /// Nothing is read any more; the connection ends when everything is answered.
     is_closing: bool,
 }
@@ -246,7 +290,7 @@ struct Connection<R: Runtime> {
 enum Event {
     Ended(hub::Ended),
     Told(Told),
-    Outcome(Result<Vec<OperationResult>, Failure>),
+    Came(Came),
     Read(Result<(), Ended>),
 }
 
@@ -265,7 +309,9 @@ impl<R: Runtime> Connection<R> {
                 }
             }
             self.answer_turns();
-            self.tell_events();
+            if self.waiting.is_empty() {
+                self.tell_events(i64::MAX);
+            }
             let is_full = self.out.len_bytes() >= GATHER_BYTES;
             if let Err(ended) = self.send().await {
                 return ended;
@@ -281,7 +327,7 @@ impl<R: Runtime> Connection<R> {
             match event {
                 Event::Ended(why) => return Ended::ByService(why),
                 Event::Told(told) => self.tell(&told),
-                Event::Outcome(outcome) => self.answer_first(outcome),
+                Event::Came(came) => self.answer_first(came),
                 Event::Read(Ok(())) => {}
                 Event::Read(Err(ended)) => return ended,
             }
@@ -291,23 +337,25 @@ impl<R: Runtime> Connection<R> {
     async fn next_event(&mut self) -> Event {
         let may_read = self.may_take();
         let Self { ended, stop, attached, waiting, input, .. } = self;
+        let may_tell = waiting.is_empty();
         let first = async {
             match waiting.front_mut() {
-                Some(Waiting { wait: Wait::For(outcome, _), .. }) => outcome.await,
+                Some(Waiting { wait: Wait::For(came), .. }) => came.await,
                 _ => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
             why = has_ended(ended, stop) => Event::Ended(why),
-            Some(told) = attached.event() => Event::Told(told),
-            outcome = first => Event::Outcome(outcome),
+            // With a request under way, its answer says which events come before it.
+            Some(told) = attached.event(), if may_tell => Event::Told(told),
+            came = first => Event::Came(came),
             read = input.more(), if may_read => Event::Read(read),
         }
     }
 
     fn may_take(&self) -> bool {
-        !self.is_closing && self.waiting.len() < IN_FLIGHT_MAX && self.waiting_bytes < IN_FLIGHT_MAX_BYTES
+        !self.is_closing && !self.is_syncing && self.waiting.len() < IN_FLIGHT_MAX && self.waiting_bytes < IN_FLIGHT_MAX_BYTES
     }
 
     /// Takes a request in: hands it to the log, answers it, or lets it wait for its turn.
@@ -323,9 +371,7 @@ impl<R: Runtime> Connection<R> {
             }
         }
         self.inner.stats.lock().received += 1;
-        if !self.inner.coordination.shared.hub.lock().sessions.touch(self.session, now_ms) {
-            return Err(Ended::ByService(hub::Ended::Expired));
-        }
+        self.inner.coordination.shared.hub.hear(self.session, now_ms);
         let wait = match protocol::decode_request(opcode, &mut body) {
             Err(Refused::Code(code)) => Wait::Turn(Err(code)),
             Err(Refused::UnknownKind) => {
@@ -337,16 +383,13 @@ impl<R: Runtime> Connection<R> {
                 self.authenticate(xid, &scheme, &credentials);
                 return Ok(());
             }
-            Ok(Request::Write(Write { opcode, operation })) if self.may_make(&operation) => {
-                let change = Change::Client { identities: self.identities.clone(), operations: vec![operation] };
-                submit(&self.inner.coordination, self.session, change, Shape::One(opcode)).await
-            }
+            Ok(Request::Write(Write { opcode, operation })) if self.may_make(&operation) => self.change(vec![operation], Shape::One(opcode)).await,
             Ok(Request::Write(_)) => Wait::Turn(Err(ErrorCode::Unimplemented)),
             Ok(Request::Multi(writes)) => {
                 let shape = Shape::Multi(writes.iter().map(|write| write.opcode).collect());
                 let operations: Vec<Operation> = writes.into_iter().map(|write| write.operation).collect();
                 if operations.iter().all(|operation| self.may_make(operation)) {
-                    submit(&self.inner.coordination, self.session, Change::Client { identities: self.identities.clone(), operations }, shape).await
+                    self.change(operations, shape).await
                 } else {
                     Wait::Turn(Err(ErrorCode::Unimplemented))
                 }
@@ -354,18 +397,60 @@ impl<R: Runtime> Connection<R> {
             Ok(Request::CloseSession) => {
                 self.is_closing = true;
                 self.inner.coordination.shared.hub.release(self.session);
-                submit(&self.inner.coordination, self.session, Change::CloseSession { session: self.session }, Shape::CloseSession).await
+                self.submit(Change::EndSession { attached_zxid: self.attached_zxid }, Shape::CloseSession).await
             }
-            Ok(request @ Request::Sync { .. }) => {
+            Ok(Request::Sync { path }) => {
+                self.is_syncing = true;
                 let coordination = self.inner.coordination.clone();
-                Wait::For(Box::pin(async move { coordination.sync().await.map(|()| Vec::new()) }), Shape::Read(request))
+                Wait::For(Box::pin(async move { coordination.sync().await.map_or(Came::Lost, |()| Came::Synced(path)) }))
             }
-            Ok(request) => Wait::Turn(Ok(request)),
+            Ok(Request::Ping) => Wait::Turn(Ok(())),
+            Ok(request) => {
+                let (watcher, identities, session) = (self.attached.watcher, self.identities.clone(), self.session);
+                let hub = Arc::clone(&self.inner.coordination.shared.hub);
+                let look = move |tree: &Tree| reads::answer(&hub, tree, &Asker { session, watcher, identities: &identities }, &request);
+                if self.waiting.is_empty() {
+                    let answer = self.inner.coordination.read(look);
+                    if let Some(why) = *self.ended.borrow() {
+                        // It may show what this connection was not told of, or must not see any more.
+                        return Err(Ended::ByService(why));
+                    }
+                    self.inner.stats.lock().outstanding += 1;
+                    self.answer_read(xid, now_ms, answer);
+                    return Ok(());
+                }
+                let (looked, wait) = oneshot::channel();
+                let look = Box::new(move |tree: &Tree| drop(looked.send(look(tree))));
+                self.inner.coordination.look(self.session, look).await;
+                Wait::For(Box::pin(async move { wait.await.map_or(Came::Lost, Came::Looked) }))
+            }
         };
         self.inner.stats.lock().outstanding += 1;
         self.waiting_bytes += frame.len();
         self.waiting.push_back(Waiting { xid, since_ms: now_ms, len_bytes: frame.len(), wait });
         Ok(())
+    }
+
+    async fn change(&mut self, operations: Vec<Operation>, shape: Shape) -> Wait {
+        let (identities, attached_zxid) = (self.identities.clone(), self.attached_zxid);
+        let change = if plant!(self.inner.rt(), "session-not-fenced-after-move") {
+            Change::Client { identities, operations }
+        } else {
+            Change::Attached { attached_zxid, identities, operations }
+        };
+        self.submit(change, shape).await
+    }
+
+    /// Hands a change to the log.
+    async fn submit(&mut self, change: Change, shape: Shape) -> Wait {
+        match self.inner.coordination.submit(self.session, change).await {
+            Ok(submitted) => Wait::For(Box::pin(async move { Came::Changed(shape, submitted.done().await) })),
+            // Refused before it could be a transaction.
+            Err(failure) => {
+                let done = Done { zxid: self.seen_zxid, outcome: Err(failure) };
+                Wait::For(Box::pin(std::future::ready(Came::Changed(shape, done))))
+            }
+        }
     }
 
     fn may_make(&self, operation: &Operation) -> bool {
@@ -407,66 +492,70 @@ impl<R: Runtime> Connection<R> {
 
     /// Answers the requests at the front that wait for nothing but their turn.
     fn answer_turns(&mut self) {
-        while let Some(Waiting { wait: Wait::Turn(_), .. }) = self.waiting.front()
+        while let Some(&Waiting { xid, since_ms, len_bytes, wait: Wait::Turn(turn) }) = self.waiting.front()
             && self.out.len_bytes() < GATHER_BYTES
         {
-            let Some(Waiting { xid, since_ms, len_bytes, wait: Wait::Turn(request) }) = self.waiting.pop_front() else { unreachable!("it was just there") };
+            self.waiting.pop_front();
             self.waiting_bytes -= len_bytes;
-            match request {
-                Ok(request) => self.answer_read(xid, since_ms, &request),
-                Err(code) => self.reply(xid, since_ms, self.inner.coordination.last_zxid(), code, |_| {}),
+            match turn {
+                Ok(()) => self.reply(XID_PING, since_ms, self.seen_zxid, ErrorCode::Ok, |_| {}),
+                Err(code) => self.reply(xid, since_ms, self.seen_zxid, code, |_| {}),
             }
         }
     }
 
-    /// Answers the first request, which has waited for this outcome.
-    fn answer_first(&mut self, outcome: Result<Vec<OperationResult>, Failure>) {
-        let Some(Waiting { xid, since_ms, len_bytes, wait: Wait::For(_, shape) }) = self.waiting.pop_front() else {
-            unreachable!("its outcome was waited for")
-        };
+    /// Answers the first request, for which this has come.
+    fn answer_first(&mut self, came: Came) {
+        let Some(Waiting { xid, since_ms, len_bytes, .. }) = self.waiting.pop_front() else { unreachable!("it was waited for") };
         self.waiting_bytes -= len_bytes;
-        // Applied, so seen: the tree has come at least as far as this outcome.
-        let zxid = self.inner.coordination.last_zxid();
-        match (shape, outcome) {
-            (_, Err(Failure { code: ErrorCode::ConnectionLoss, .. })) => {
-                // Whether it was done is unknown: no answer says so but the loss of the connection.
+        if self.ended.borrow().is_some() {
+            // What came may show what this connection was not told of. It ends now.
+            self.inner.stats.lock().outstanding -= 1;
+            return;
+        }
+        match came {
+            // Whether it was done is unknown, or the session is another connection's: no answer says so but the loss of the connection.
+            Came::Lost | Came::Changed(_, Done { outcome: Err(Failure { code: ErrorCode::ConnectionLoss | ErrorCode::SessionMoved, .. }), .. }) => {
                 self.inner.stats.lock().outstanding -= 1 + self.waiting.len() as u64;
                 self.waiting.clear();
                 self.is_closing = true;
             }
-            (Shape::Read(request), Ok(_)) => self.answer_read(xid, since_ms, &request),
-            (Shape::One(opcode::CHECK), Ok(_)) => self.reply(xid, since_ms, zxid, ErrorCode::Ok, |_| {}),
-            (Shape::One(opcode), Ok(results)) => self.reply(xid, since_ms, zxid, ErrorCode::Ok, |to| {
-                if let [result] = results.as_slice() {
-                    protocol::encode_result(to, opcode, result);
+            Came::Looked(answer) => self.answer_read(xid, since_ms, answer),
+            Came::Synced(path) => {
+                self.is_syncing = false;
+                let zxid = self.inner.coordination.last_zxid();
+                self.reply(xid, since_ms, zxid, ErrorCode::Ok, |to| to.string(&path));
+            }
+            Came::Changed(shape, Done { zxid, outcome }) => match (shape, outcome) {
+                (Shape::One(opcode::CHECK) | Shape::CloseSession, Ok(_)) => self.reply(xid, since_ms, zxid, ErrorCode::Ok, |_| {}),
+                (Shape::One(opcode), Ok(results)) => self.reply(xid, since_ms, zxid, ErrorCode::Ok, |to| {
+                    if let [result] = results.as_slice() {
+                        protocol::encode_result(to, opcode, result);
+                    }
+                }),
+                (Shape::Multi(opcodes), Ok(results)) => {
+                    self.reply(xid, since_ms, zxid, ErrorCode::Ok, |to| protocol::encode_multi_results(to, opcodes.iter().copied().zip(&results)));
                 }
-            }),
-            (Shape::Multi(opcodes), Ok(results)) => {
-                self.reply(xid, since_ms, zxid, ErrorCode::Ok, |to| protocol::encode_multi_results(to, opcodes.iter().copied().zip(&results)));
-            }
-            // The operations' errors are in the body; whether the session is there is no operation's matter.
-            (Shape::Multi(opcodes), Err(failure)) if failure.code != ErrorCode::SessionExpired => {
-                self.reply(xid, since_ms, zxid, ErrorCode::Ok, |to| protocol::encode_multi_failure(to, &failure.codes(opcodes.len())));
-            }
-            (Shape::CloseSession, Ok(_)) => self.reply(xid, since_ms, zxid, ErrorCode::Ok, |_| {}),
-            (Shape::One(_) | Shape::Multi(_) | Shape::CloseSession | Shape::Read(_), Err(failure)) => self.reply(xid, since_ms, zxid, failure.code, |_| {}),
+                // The operations' errors are in the body; whether the session is there is no operation's matter.
+                (Shape::Multi(opcodes), Err(failure)) if failure.code != ErrorCode::SessionExpired => {
+                    self.reply(xid, since_ms, zxid, ErrorCode::Ok, |to| protocol::encode_multi_failure(to, &failure.codes(opcodes.len())));
+                }
+                (_, Err(failure)) => self.reply(xid, since_ms, zxid, failure.code, |_| {}),
+            },
         }
     }
 
-    fn answer_read(&mut self, xid: i32, since_ms: u64, request: &Request) {
-        let asker = Asker { session: self.session, watcher: self.attached.watcher, identities: &self.identities };
-        let (answer, outcome) = reads::answer(&self.inner, &asker, request);
-        for told in &answer.missed {
-            self.tell(told);
-        }
+    fn answer_read(&mut self, xid: i32, since_ms: u64, answer: Answer) {
+        self.tell_events(answer.zxid);
+        answer.missed.iter().for_each(|told| self.tell(told));
         let body = answer.body.finish();
-        let xid = if *request == Request::Ping { XID_PING } else { xid };
-        self.reply(xid, since_ms, answer.zxid, outcome.err().unwrap_or(ErrorCode::Ok), |to| to.append(&body));
+        self.reply(xid, since_ms, answer.zxid, answer.outcome.err().unwrap_or(ErrorCode::Ok), |to| to.append(&body));
     }
 
-    /// Writes an answer, and before it the events that it could show.
+    /// Writes an answer, and before it the events of the transactions up to its own.
     fn reply(&mut self, xid: i32, since_ms: u64, zxid: i64, code: ErrorCode, body: impl FnOnce(&mut Writer)) {
-        self.tell_events();
+        self.tell_events(zxid);
+        self.seen_zxid = self.seen_zxid.max(zxid);
         self.out.frame(|to| {
             protocol::encode_reply_header(to, xid, zxid, code.code());
             if code == ErrorCode::Ok {
@@ -488,8 +577,8 @@ impl<R: Runtime> Connection<R> {
         }
     }
 
-    fn tell_events(&mut self) {
-        while let Some(told) = self.attached.try_event() {
+    fn tell_events(&mut self, zxid: i64) {
+        while let Some(told) = self.attached.try_event(zxid) {
             self.tell(&told);
         }
     }
@@ -517,14 +606,6 @@ impl<R: Runtime> Connection<R> {
             sent = sending => Ok(sent?),
             why = has_ended(ended, stop) => Err(Ended::ByService(why)),
         }
-    }
-}
-
-/// Hands a change to the log.
-async fn submit<R: Runtime>(coordination: &Coordination<R>, session: i64, change: Change, shape: Shape) -> Wait {
-    match coordination.submit(session, change).await {
-        Ok(submitted) => Wait::For(Box::pin(submitted.outcome()), shape),
-        Err(failure) => Wait::For(Box::pin(std::future::ready(Err(failure))), shape),
     }
 }
 

@@ -23,13 +23,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::stats::{ConnectionStats, Stats};
-use super::hub::Housekeeping;
+use super::hub::{Housekeeping, OUT_OF_TOUCH_MS};
 use super::{Coordination, housekeeping};
 use crate::config::four_letter_words::Whitelist;
 use crate::runtime::{Listener, Runtime, Stream};
 
 /// The version of ZooKeeper whose protocol and answers these are: clients look for it in the four-letter words.
 pub const ZOOKEEPER_VERSION: &str = "3.9.4";
+
+/// The longest time that a member without a leader goes on to serve, however long its sessions may be silent.
+const OUT_OF_TOUCH_MAX_MS: u64 = 5_000;
 
 /// How clients are served. The names are those of ZooKeeper's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,7 +161,10 @@ impl<R: Runtime> Server<R> {
         {
             let mut state = coordination.shared.hub.lock();
             let tick_ms = u64::try_from(config.tick_ms).unwrap_or(1);
-            state.housekeeping = Housekeeping { tick_ms, idle_check_ms: config.idle_check_ms, never_used_ms: config.never_used_ms };
+            // A client must hear of it long before its session expires elsewhere.
+            let out_of_touch_ms = u64::try_from(config.min_session_timeout_ms / 2).unwrap_or(0).clamp(OUT_OF_TOUCH_MS, OUT_OF_TOUCH_MAX_MS);
+            let ServerConfig { idle_check_ms, never_used_ms, .. } = config;
+            state.housekeeping = Housekeeping { tick_ms, idle_check_ms, never_used_ms, out_of_touch_ms };
             state.sessions.set_tick(tick_ms);
         }
         coordination.keep_house();
@@ -237,5 +243,7 @@ async fn accept<R: Runtime>(inner: Arc<Inner<R>>, listener: R::Listener) {
     }
 }
 
+#[cfg(test)]
+mod ensemble_tests;
 #[cfg(test)]
 mod tests;

@@ -16,7 +16,7 @@ use crate::coordination::watch::WatchKind;
 use crate::runtime::HostPort;
 use crate::runtime::tokio::{TokioRuntime, run};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Member {
     rt: TokioRuntime,
@@ -48,8 +48,7 @@ impl Member {
     }
 
     async fn raw(&self) -> Raw {
-        let (read, write) = self.rt.connect(&self.at()).await.unwrap().into_split();
-        Raw { rt: self.rt.clone(), read, write, input: BytesMut::new() }
+        Raw::open(&self.rt, &self.at()).await
     }
 
     async fn connected(&self, session: i64, password: &[u8]) -> (Raw, ConnectResponse) {
@@ -60,27 +59,48 @@ impl Member {
 }
 
 /// A connection whose bytes the test writes itself.
-struct Raw {
-    rt: TokioRuntime,
+pub(super) struct Raw {
+    pub(super) rt: TokioRuntime,
     read: <<TokioRuntime as Runtime>::Stream as Stream>::Read,
     write: <<TokioRuntime as Runtime>::Stream as Stream>::Write,
     input: BytesMut,
 }
 
 impl Raw {
-    async fn connect(&mut self, session: i64, password: &[u8], read_only: Option<bool>) -> ConnectResponse {
+    pub(super) async fn open(rt: &TokioRuntime, at: &HostPort) -> Self {
+        let (read, write) = rt.connect(at).await.unwrap().into_split();
+        Self { rt: rt.clone(), read, write, input: BytesMut::new() }
+    }
+
+    pub(super) async fn connect(&mut self, session: i64, password: &[u8], read_only: Option<bool>) -> ConnectResponse {
         let mut out = Writer::default();
         ConnectRequest { last_zxid_seen: 0, timeout_ms: 30_000, session, password: Bytes::copy_from_slice(password), read_only }.encode(&mut out);
         self.send(out).await;
         ConnectResponse::decode(&self.frame().await.expect("an answer")).unwrap()
     }
 
-    async fn send(&mut self, out: Writer) {
+    /// The answer to this request; `None` if the member closes the connection instead.
+    pub(super) async fn try_connect(&mut self, request: &ConnectRequest) -> Option<ConnectResponse> {
+        let mut out = Writer::default();
+        request.encode(&mut out);
+        self.send(out).await;
+        Some(ConnectResponse::decode(&self.frame().await?).unwrap())
+    }
+
+    pub(super) async fn send(&mut self, out: Writer) {
         self.write.write_all(&out.finish()).await.unwrap();
     }
 
+    /// What the member says to a four-letter word.
+    pub(super) async fn word(&mut self, word: &str) -> Vec<u8> {
+        self.write.write_all(word.as_bytes()).await.unwrap();
+        let mut said = Vec::new();
+        self.read.read_to_end(&mut said).await.unwrap();
+        said
+    }
+
     /// The next frame; `None` at the end.
-    async fn frame(&mut self) -> Option<Bytes> {
+    pub(super) async fn frame(&mut self) -> Option<Bytes> {
         let late = self.rt.sleep(PATIENCE);
         let Self { read, input, .. } = self;
         let reading = async {
@@ -105,20 +125,20 @@ impl Raw {
     }
 
     /// The next answer or event: xid, zxid, error, body.
-    async fn answer(&mut self) -> (i32, i64, i32, Bytes) {
+    pub(super) async fn answer(&mut self) -> (i32, i64, i32, Bytes) {
         let frame = self.frame().await.expect("an answer");
         let mut reader = Reader::new(&frame);
         let (xid, zxid, error) = (reader.int().unwrap(), reader.long().unwrap(), reader.int().unwrap());
         (xid, zxid, error, frame.slice(16..))
     }
 
-    async fn ask(&mut self, xid: i32, opcode: i32, body: impl FnOnce(&mut Writer)) {
+    pub(super) async fn ask(&mut self, xid: i32, opcode: i32, body: impl FnOnce(&mut Writer)) {
         let mut out = Writer::default();
         push(&mut out, xid, opcode, body);
         self.send(out).await;
     }
 
-    async fn event(&mut self) -> (EventKind, String) {
+    pub(super) async fn event(&mut self) -> (EventKind, String) {
         let (xid, _, error, body) = self.answer().await;
         assert_eq!((xid, error), (XID_EVENT, 0));
         let mut reader = Reader::new(&body);
@@ -128,7 +148,7 @@ impl Raw {
     }
 }
 
-fn push(out: &mut Writer, xid: i32, opcode: i32, body: impl FnOnce(&mut Writer)) {
+pub(super) fn push(out: &mut Writer, xid: i32, opcode: i32, body: impl FnOnce(&mut Writer)) {
     out.frame(|to| {
         to.int(xid);
         to.int(opcode);
@@ -136,14 +156,14 @@ fn push(out: &mut Writer, xid: i32, opcode: i32, body: impl FnOnce(&mut Writer))
     });
 }
 
-fn create(to: &mut Writer, path: &str, data: &[u8], flags: i32) {
+pub(super) fn create(to: &mut Writer, path: &str, data: &[u8], flags: i32) {
     to.string(path);
     to.buffer(data);
     to.acl(&[Acl::open()]);
     to.int(flags);
 }
 
-fn read(to: &mut Writer, path: &str, watch: bool) {
+pub(super) fn read(to: &mut Writer, path: &str, watch: bool) {
     to.string(path);
     to.bool(watch);
 }

@@ -268,7 +268,7 @@ fn a_newer_format_and_a_foreign_file_are_refused() {
         codec::write_frame(&mut newer, FORMAT + 1, kind::LOG_HEAD, &1u8).unwrap();
         change(&rt, &mine, |bytes| *bytes = newer.to_vec()).await;
         let error = refused(&rt, &dir).await;
-        assert!(error.to_string().contains("has format version 3, and this Ottla reads up to 2"), "{error}");
+        assert!(error.to_string().contains("has format version 4, and this Ottla reads up to 3"), "{error}");
     });
 }
 

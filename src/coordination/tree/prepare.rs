@@ -21,17 +21,44 @@ impl Tree {
             &Request::CreateSession { session, timeout_ms } => vec![self.begin(session, timeout_ms, None)?],
             &Request::OpenSession { session, timeout_ms, password } => vec![self.begin(session, timeout_ms, Some(password))?],
             &Request::CloseSession { session } => vec![Step::CloseSession { session }],
-            request @ (Request::One(_) | Request::Multi(_) | Request::Client { .. }) => {
+            Request::Attach { attached_zxid, timeout_ms, password } => {
+                let known = self.client_session(command.session).filter(|known| known.is_password(password));
+                let known = known.ok_or_else(|| Failure::new(ErrorCode::SessionExpired, ""))?;
+                if known.attached_zxid != *attached_zxid {
+                    return Err(Failure::new(ErrorCode::SessionMoved, ""));
+                }
+                if *timeout_ms <= 0 {
+                    return Err(Failure::new(ErrorCode::BadArguments, ""));
+                }
+                vec![Step::Attach { session: command.session, timeout_ms: *timeout_ms }]
+            }
+            &Request::EndSession { attached_zxid } => {
+                self.check_attached(command.session, attached_zxid, "")?;
+                vec![Step::CloseSession { session: command.session }]
+            }
+            request @ (Request::One(_) | Request::Multi(_) | Request::Client { .. } | Request::Attached { .. }) => {
                 let identities = match request {
-                    Request::Client { identities, .. } => Some(identities.as_slice()),
+                    Request::Client { identities, .. } | Request::Attached { identities, .. } => Some(identities.as_slice()),
                     _ => None,
                 };
+                if let Request::Attached { attached_zxid, operations, .. } = request {
+                    self.check_attached(command.session, *attached_zxid, operations.first().map_or("", Operation::path))?;
+                }
                 let mut pending = Pending { tree: self, session: command.session, time_ms: command.time_ms, identities, changed: BTreeMap::new() };
                 let step = |(operation_index, operation)| pending.step(operation).map_err(|failure| Failure { operation_index, ..failure });
                 request.operations().iter().enumerate().map(step).collect::<Result<_, _>>()?
             }
         };
         Ok(Transaction { steps })
+    }
+
+    /// That the session exists and is attached to the connection that asks.
+    fn check_attached(&self, session: i64, attached_zxid: i64, path: &str) -> Result<(), Failure> {
+        match self.client_session(session) {
+            None => Err(Failure::new(ErrorCode::SessionExpired, path)),
+            Some(known) if known.attached_zxid != attached_zxid => Err(Failure::new(ErrorCode::SessionMoved, path)),
+            Some(_) => Ok(()),
+        }
     }
 
     fn begin(&self, session: i64, timeout_ms: i32, password: Option<[u8; 16]>) -> Result<Step, Failure> {

@@ -60,6 +60,17 @@ pub enum SnapshotItem {
         /// Its entries.
         acl: Vec<Acl>,
     },
+    /// The session of a client, with the connection that it is attached to. Before format 3 these were `ClientSession`s.
+    AttachedSession {
+        /// Its id.
+        session: i64,
+        /// Its time-out in milliseconds.
+        timeout_ms: i32,
+        /// What the client must know to come back to it.
+        password: [u8; 16],
+        /// The transaction that attached it.
+        attached_zxid: i64,
+    },
 }
 
 impl SnapshotItem {
@@ -67,7 +78,7 @@ impl SnapshotItem {
     pub fn size_bytes(&self) -> usize {
         match self {
             Self::Session { .. } => 16,
-            Self::ClientSession { .. } => 32,
+            Self::ClientSession { .. } | Self::AttachedSession { .. } => 40,
             Self::Acl { acl } => acl.iter().map(Acl::size_bytes).sum(),
             Self::Node { path, data, .. } => 64 + path.len() + data.as_ref().map_or(0, Bytes::len),
         }
@@ -118,7 +129,7 @@ impl Tree {
     pub fn items(&self) -> Items {
         let item = |(&session, data): (&i64, &Session)| match data.password {
             None => SnapshotItem::Session { session, timeout_ms: data.timeout_ms },
-            Some(password) => SnapshotItem::ClientSession { session, timeout_ms: data.timeout_ms, password },
+            Some(password) => SnapshotItem::AttachedSession { session, timeout_ms: data.timeout_ms, password, attached_zxid: data.attached_zxid },
         };
         let sessions: Vec<_> = self.sessions.iter().map(item).collect();
         Items { sessions: sessions.into_iter(), nodes: vec![("/".to_owned(), self.root.clone())], acl: None }
@@ -181,8 +192,9 @@ impl Restore {
     pub fn push(&mut self, item: SnapshotItem) -> Result<(), RestoreError> {
         let before = self.last.take();
         match item {
-            SnapshotItem::Session { session, timeout_ms } => self.session(session, timeout_ms, None),
-            SnapshotItem::ClientSession { session, timeout_ms, password } => self.session(session, timeout_ms, Some(password)),
+            SnapshotItem::Session { session, timeout_ms } => self.session(session, timeout_ms, None, 0),
+            SnapshotItem::ClientSession { session, timeout_ms, password } => self.session(session, timeout_ms, Some(password), 0),
+            SnapshotItem::AttachedSession { session, timeout_ms, password, attached_zxid } => self.session(session, timeout_ms, Some(password), attached_zxid),
             SnapshotItem::Acl { acl } => {
                 let Some(path) = before else { return Err(RestoreError::StrayAcl) };
                 let node = self.tree.node_mut(&path).expect("it has just been put there");
@@ -227,8 +239,8 @@ impl Restore {
         }
     }
 
-    fn session(&mut self, session: i64, timeout_ms: i32, password: Option<[u8; 16]>) -> Result<(), RestoreError> {
-        let before = self.tree.sessions.insert(session, Session { timeout_ms, password, ephemerals: BTreeSet::new() });
+    fn session(&mut self, session: i64, timeout_ms: i32, password: Option<[u8; 16]>, attached_zxid: i64) -> Result<(), RestoreError> {
+        let before = self.tree.sessions.insert(session, Session { timeout_ms, password, attached_zxid, ephemerals: BTreeSet::new() });
         if session == 0 || before.is_some() { Err(RestoreError::Session { session }) } else { Ok(()) }
     }
 

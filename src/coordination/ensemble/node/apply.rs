@@ -2,24 +2,33 @@
 
 use super::super::consensus::{Change, Consensus};
 use super::super::state::{Meaning, Outcome, Payload, Replicated, Senseless, meaning, zxid};
-use super::{Node, lost, watch_session};
+use super::Node;
+use crate::coordination::Done;
+use crate::coordination::housekeeping::clock_ms;
+use crate::coordination::hub::Ended;
 use crate::coordination::op::{Command, Request};
 use crate::coordination::storage::format::{Entry, SnapshotMeta, SnapshotState};
 use crate::coordination::tree::Tree;
+use crate::plant;
 use crate::runtime::Runtime;
 
 impl<R: Runtime, C: Consensus> Node<R, C> {
     pub(super) fn replace_state(&mut self, meta: &SnapshotMeta, state: &SnapshotState, tree: Tree) {
         self.rt.event("coordination snapshot installed", &[meta.index]);
         self.replicated = Replicated::from_snapshot(state, &meta.conf_state, (meta.index, meta.term));
-        *self.shared.tree.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = tree;
+        {
+            let mut current = self.shared.tree.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            *current = tree;
+            // Nobody was told of what the snapshot leaps over. Before the lock is free, so that no connection shows it without.
+            if !plant!(&self.rt, "watch-lost-on-snapshot") {
+                self.shared.hub.end_all(Ended::Missed);
+            }
+        }
         (self.entries_since_snapshot, self.bytes_since_snapshot) = (0, 0);
         // Whoever follows changes has missed some.
         let _ = self.shared.changes.send(None);
         let nonce = self.rt.random_u64();
-        for answer in self.origin.state_replaced(nonce) {
-            let _ = answer.send(Err(lost()));
-        }
+        drop(self.origin.state_replaced(nonce)); // Whoever waited for them is told that the connection is lost.
         self.tell_network();
         if let Some(observer) = &self.observer {
             observer.applied(self.raft_id, meta.index, meta.term, self.replicated.digest);
@@ -31,7 +40,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         let mut answers = Vec::new();
         let mut changes = Vec::new();
         let mut ended: Option<Senseless> = None;
-        let now = self.rt.now();
+        let now_ms = clock_ms(self.rt.now());
         {
             let shared = self.shared.clone();
             let mut tree = shared.tree.write().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -53,6 +62,12 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                     self.replicated.change(&change, &conf_state);
                     changes.push(change);
                 }
+                #[cfg(feature = "plants")]
+                if let Some(session) = says.command().and_then(Command::ends_session)
+                    && plant!(&self.rt, "ephemeral-outlives-session")
+                {
+                    tree.plant_orphans(session);
+                }
                 let outcome = self.replicated.apply(&mut tree, entry, &says);
                 if let Some(observer) = &self.observer {
                     observer.applied(self.raft_id, entry.index, entry.term, self.replicated.digest);
@@ -61,22 +76,24 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                     Outcome::Executed(applied) => {
                         self.has_changed |= entry.index > self.loaded_last;
                         // Before the lock is free, so that no read shows a change that those who watch have not been sent.
-                        if let Some(command) = says.command() {
-                            shared.publish(zxid(entry.index), &command.request, applied.events);
+                        shared.publish(zxid(entry.index), applied.events);
+                        if let Some(command) = says.command()
+                            && applied.outcome.is_ok()
+                        {
+                            self.note_session(zxid(entry.index), command, now_ms);
                         }
                         Some(applied.outcome)
                     }
                     Outcome::Skipped => None,
                 };
-                if let Some(Ok(_)) = &executed {
-                    watch_session(&mut *self.sessions, &says, now, self.leadership.is_leader);
-                }
                 if let Meaning::Payload(payload) = &says {
                     let nonce = if matches!(payload, Payload::Command { .. }) && executed.is_some() { 0 } else { self.rt.random_u64() };
-                    if let Some(answer) = self.origin.applied(entry.index, payload, executed.is_some(), nonce)
+                    if let Some(pending) = self.origin.applied(entry.index, payload, executed.is_some(), nonce)
                         && let Some(outcome) = executed
                     {
-                        answers.push((answer, outcome));
+                        answers.push((pending.answer, Done { zxid: zxid(entry.index), outcome }));
+                        // Now, before anything else is applied: what its session reads next shows this change, and none that it asks for later.
+                        pending.looks.into_iter().for_each(|look| look(&tree));
                     }
                 }
             }
@@ -103,8 +120,8 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 drop(self.origin.drain());
             }
         }
-        for (answer, outcome) in answers {
-            let _ = answer.send(outcome); // The caller may have gone; the change stands.
+        for (answer, done) in answers {
+            let _ = answer.send(done); // The caller may have gone; the change stands.
         }
         if self.leadership.is_leader && self.replicated.applied.1 == self.leadership.term {
             self.served();

@@ -1,12 +1,28 @@
 //! The node's linearizable reads: the index that each must wait for, asked of the leader, and asked again when nothing is heard.
 
+use tokio::sync::oneshot;
+
 use super::super::consensus::Consensus;
 use super::super::origin::GIVE_UP_TICKS;
 use super::{Node, READ_AGAIN_TICKS, Read, lost};
 use crate::codec;
+use crate::coordination::op::Failure;
+use crate::plant;
 use crate::runtime::Runtime;
 
 impl<R: Runtime, C: Consensus> Node<R, C> {
+    /// Answers when this member has all that was answered anywhere before now.
+    pub(super) fn begin_read(&mut self, answer: oneshot::Sender<Result<(), Failure>>) {
+        if plant!(&self.rt, "stale-read-without-readindex") {
+            let _ = answer.send(Ok(()));
+            return;
+        }
+        let id = self.next_read;
+        self.next_read += 1;
+        self.reads.insert(id, Read { answers: vec![answer], index: None, age_ticks: 0, asked_ticks: 0 });
+        self.ask_to_read(id);
+    }
+
     pub(super) fn ask_to_read(&mut self, id: u64) {
         if let Ok(context) = codec::encode(&(self.read_salt, id)) {
             self.core.read_index(context.into());
