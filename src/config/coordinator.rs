@@ -83,7 +83,7 @@ impl CoordinatorConfig {
                 None => Problem::together(what),
             });
         }
-        if coordination.client_port.is_none() && !coordination.servers.values().any(|server| server.client.is_some()) && !given.is_empty() {
+        if !given.contains_key("clientPort") && !coordination.servers.values().any(|server| server.client.is_some()) && !given.is_empty() {
             problems.push(Problem::together("expected clientPort, the port on which ZooKeeper clients are served (2181 is the usual one)"));
         }
         // Without a word about it: what a newcomer gets.
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(config.notes, [""; 0]);
         for line in text.lines() {
             let Some((key, value)) = line.strip_prefix('#').and_then(|line| line.split_once('=')).filter(|(key, _)| !key.contains(' ')) else { continue };
-            if key.starts_with("server.") {
+            if key.starts_with("server.") && key != "server.id" {
                 value.parse::<crate::config::server::ServerAddress>().unwrap();
             } else if let Some(default) = CoordinationConfig::default().get(key) {
                 assert_eq!(default, value, "{key}");

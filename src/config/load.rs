@@ -95,7 +95,9 @@ impl Loader {
                 self.problem(key, given, what);
             }
         } else {
-            match foreign::find(key).or_else(|| foreign::find_zookeepers(key)) {
+            // Both have keys that begin with `ssl.`, and Kafka's are known one by one.
+            let zookeepers = || if key.starts_with("ssl.") { None } else { foreign::find_zookeepers(key) };
+            match foreign::find(key).or_else(zookeepers) {
                 Some(Foreign::NoEffect { why }) => self.no_effect.entry(why).or_default().push(key.to_owned()),
                 Some(Foreign::Refused { unless, what }) => {
                     if !unless.iter().any(|harmless| given.text.eq_ignore_ascii_case(harmless)) {
@@ -326,6 +328,8 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn read(text: &str) -> BrokerConfig {
@@ -493,6 +497,7 @@ mod tests {
             let Some((key, value)) = assignment.split_once('=').filter(|(key, _)| !key.contains(' ') && key.contains(['.', 'l'])) else { continue };
             shown += 1;
             let default = BrokerConfig::default().get(if key == "node.id" { "broker.id" } else { key });
+            let default = default.or_else(|| CoordinationConfig::default().get(key));
             let default = default.or_else(|| topic::by_synonym(key).and_then(|(definition, synonym)| topic::synonym_default(definition, synonym)));
             assert_eq!(default.as_deref(), Some(value), "{key}");
         }

@@ -467,7 +467,11 @@ impl<R: Runtime> Coordination<R> {
     }
 }
 
-async fn lock<R: Runtime>(rt: &R, dir: &Path) -> Result<<R::Disk as Disk>::Lock, StorageError> {
+/// Takes a directory of the service for this process alone, as long as the lock is kept.
+///
+/// # Errors
+/// [`StorageError::Locked`] if another process has it.
+pub async fn lock<R: Runtime>(rt: &R, dir: &Path) -> Result<<R::Disk as Disk>::Lock, StorageError> {
     rt.disk().create_dir(dir).await.map_err(StorageError::io("create the directory", dir))?;
     let path = dir.join(".lock");
     let lock = rt.disk().try_lock(&path).await.map_err(StorageError::io("lock", &path))?;

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ensemble::Status;
-use super::ensemble::sessions::Deadlines;
 use super::ensemble::start::{EnsembleConfig, StartError};
 use super::server::{Server, ServerConfig};
 use super::storage::{self, StorageError};
@@ -224,9 +223,7 @@ impl<R: Runtime> Bound<R> {
                 let ensemble_config = EnsembleConfig { server_id, servers, secret, listen };
                 let (on, dir) = (ensemble.clone(), dirs.log.clone());
                 // On its own runtime from the start: sockets belong to the poller of the task that opens them.
-                let opening = ensemble.spawn("coordination-open", async move {
-                    Coordination::open_member(on, &dir, &ensemble_config, options, Box::new(Deadlines::default()), None).await
-                });
+                let opening = ensemble.spawn("coordination-open", async move { Coordination::open_member(on, &dir, &ensemble_config, options, None).await });
                 opening.join().await.expect("nobody aborts it")?
             }
         };

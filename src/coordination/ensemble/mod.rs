@@ -8,10 +8,12 @@
 //! | `state` | what is replicated beside the tree: members, and the fences by which a proposal is carried out at most once |
 //! | `origin` | a member's own proposals on their way |
 //! | `node` | the task that drives all of it: log, tree, reads, snapshots, membership |
-//! | `peer`, `network` | what members say to each other, and their connections |
+//! | `peer`, `seal`, `network` | what members say to each other, how they know that it was they, and their connections |
+//! | `admin` | what an administrator asks of them |
 //! | `start` | opening a member: bootstrap, or joining |
 //! | `recovery` | restoring from a snapshot, and going on without a quorum |
 
+pub mod admin;
 pub mod consensus;
 mod log_store;
 pub mod network;
@@ -20,6 +22,7 @@ pub mod origin;
 pub mod peer;
 pub mod raft_core;
 pub mod recovery;
+pub mod seal;
 pub mod start;
 pub mod state;
 

@@ -3,20 +3,20 @@
 //! Queues are bounded, and what does not fit is dropped: consensus sends again what matters, and a member that is in doubt about its proposals
 //! registers anew. Whatever comes in waits for the node, and the connection with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::consensus::RaftMessage;
-use super::node::PeerInput;
-use super::peer::{self, Answer, PEER_FORMAT, PEER_FRAME_MAX_BYTES, PeerMessage, Purpose, Question, Secret, SnapshotPart, greet, kind, welcome};
-use crate::codec;
+use super::node::{ExportedState, Met, PeerInput};
+use super::peer::{Answer, GREETING_MAX_BYTES, PEER_FRAME_MAX_BYTES, PeerMessage, Purpose, Question, Secret, SnapshotPart, greet, kind, welcome};
+use super::seal::{Opener, Sealer};
 use crate::coordination::storage::format::{SnapshotMeta, SnapshotState};
 use crate::coordination::tree::{Restore, Tree};
 use crate::runtime::{HostPort, Listener, Runtime, Stream};
@@ -26,6 +26,9 @@ const LINK_QUEUE_COUNT: usize = 512;
 
 /// About how many bytes are sent with one call.
 const SEND_BYTES: usize = 256 << 10;
+
+/// How much is read at once.
+const READ_BYTES: usize = 64 << 10;
 
 /// How long a connection may take to be opened and greeted, in all.
 const GREETING_WITHIN: Duration = Duration::from_secs(3);
@@ -63,9 +66,9 @@ pub async fn ask<R: Runtime>(rt: &R, address: &HostPort, secret: &Secret, questi
     let asked = async {
         let stream = rt.connect(address).await?;
         let (mut read, mut write) = stream.into_split();
-        greet(rt, &mut read, &mut write, secret, (Purpose::Question, 0, 0), "").await?;
-        peer::write_frame(&mut write, kind::QUESTION, question).await?;
-        peer::read_frame(&mut read, kind::ANSWER, PEER_FRAME_MAX_BYTES).await
+        let mut greeted = greet(rt, &mut read, &mut write, secret, (Purpose::Question, 0, 0), "").await?;
+        greeted.sealer.write(&mut write, kind::QUESTION, question).await?;
+        greeted.opener.read(&mut read, kind::ANSWER, PEER_FRAME_MAX_BYTES).await
     };
     within(rt, GREETING_WITHIN, asked).await
 }
@@ -95,6 +98,7 @@ pub async fn listen<R: Runtime>(
     let this = rt.clone();
     rt.spawn("peer-listener", async move {
         let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTION_MAX_COUNT));
+        let strangers = Arc::new(Mutex::new(BTreeSet::new()));
         let mut ended = standing.clone();
         loop {
             let Ok(permit) = permits.clone().acquire_owned().await else { return };
@@ -109,14 +113,19 @@ pub async fn listen<R: Runtime>(
                 continue;
             };
             let (rt, secret, configured, standing) = (this.clone(), secret.clone(), configured.clone(), standing.clone());
+            let (strangers, peer) = (strangers.clone(), stream.peer_addr());
             this.spawn("peer-connection", async move {
                 let mut ended = standing.clone();
                 tokio::select! {
                     biased;
                     _ = until_closed(&mut ended) => {}
                     served = serve(&rt, stream, &secret, configured, &standing) => {
-                        if let Err(error) = served {
-                            tracing::debug!(%error, "a connection of a peer ended");
+                        match served {
+                            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_news(&strangers, peer.ip()) => {
+                                tracing::error!(%peer, "refused a connection of a server that would be a member of the ensemble: {error}");
+                            }
+                            Err(error) => tracing::debug!(%error, %peer, "a connection of a peer ended"),
+                            Ok(()) => {}
                         }
                     }
                 }
@@ -127,22 +136,34 @@ pub async fn listen<R: Runtime>(
     Ok(bound)
 }
 
+/// Whether nothing was told of that address yet; of the first few alone, so that strangers cannot fill the disk.
+fn is_news(told: &Mutex<BTreeSet<IpAddr>>, address: IpAddr) -> bool {
+    const TOLD_MAX_COUNT: usize = 64;
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    told.len() < TOLD_MAX_COUNT && told.insert(address)
+}
+
 async fn until_closed(standing: &mut watch::Receiver<Standing>) {
     while standing.changed().await.is_ok() {}
 }
 
 async fn serve<R: Runtime>(rt: &R, stream: R::Stream, secret: &Secret, configured: Vec<(u32, String)>, standing: &watch::Receiver<Standing>) -> io::Result<()> {
-    let (mut read, mut write) = stream.into_split();
+    let (read, mut write) = stream.into_split();
+    // Many frames come at once.
+    let mut read = BufReader::with_capacity(READ_BYTES, read);
     let now = standing.borrow().clone();
     let own = match &now {
         Standing::Empty => 0,
         Standing::Member(own, _) => *own,
     };
-    let hello = within(rt, GREETING_WITHIN, welcome(rt, &mut read, &mut write, secret, own)).await?;
-    let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+    let (hello, greeted) = within(rt, GREETING_WITHIN, welcome(rt, &mut read, &mut write, secret, own)).await?;
+    let (mut sealer, mut opener) = (greeted.sealer, greeted.opener);
+    fn gone<T>(_: T) -> io::Error {
+        io::ErrorKind::BrokenPipe.into()
+    }
     match (hello.purpose, now) {
         (Purpose::Question, now) => {
-            let question = within(rt, GREETING_WITHIN, peer::read_frame(&mut read, kind::QUESTION, PEER_FRAME_MAX_BYTES)).await?;
+            let question = within(rt, GREETING_WITHIN, opener.read(&mut read, kind::QUESTION, PEER_FRAME_MAX_BYTES)).await?;
             let answer = match (question, now) {
                 (Question::Probe { servers }, now) => {
                     let is_empty = match now {
@@ -168,25 +189,45 @@ async fn serve<R: Runtime>(rt: &R, stream: R::Stream, secret: &Secret, configure
                     node.send(PeerInput::Join { server_id, address, storage_id, answer }).await.map_err(gone)?;
                     within(rt, ANSWER_WITHIN, async { wait.await.map_err(|_| io::ErrorKind::BrokenPipe.into()) }).await?
                 }
+                (Question::Order(_), Standing::Empty) => Answer::Empty,
+                (Question::Order(order), Standing::Member(_, node)) => {
+                    let (answer, wait) = oneshot::channel();
+                    node.send(PeerInput::Order(order, answer)).await.map_err(gone)?;
+                    within(rt, ANSWER_WITHIN, async { wait.await.map_err(|_| io::ErrorKind::BrokenPipe.into()) }).await?
+                }
             };
-            peer::write_frame(&mut write, kind::ANSWER, &answer).await
+            sealer.write(&mut write, kind::ANSWER, &answer).await
+        }
+        (Purpose::Export, Standing::Empty) => Ok(()),
+        (Purpose::Export, Standing::Member(_, node)) => {
+            let (answer, wait) = oneshot::channel();
+            node.send(PeerInput::Export(answer)).await.map_err(gone)?;
+            // When a quorum has said that this member leads, or is not behind. Without one its answer never comes, and the other gives up.
+            let ExportedState { meta, state, tree } = wait.await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            send_items(rt, &mut write, &mut sealer, SnapshotPart::Export(meta, state), tree).await
         }
         (_, Standing::Empty) => Ok(()), // Whoever takes this one for the member that it was before it lost its disk learns nothing more.
         // A message for another member of this address, the one before its disk was lost, must not reach this one.
         (_, Standing::Member(own, _)) if hello.to != own => Ok(()),
         (Purpose::Messages, Standing::Member(_, node)) => {
-            node.send(PeerInput::Met(hello.from, hello.address)).await.map_err(gone)?;
+            let (answer, is_removed) = oneshot::channel();
+            node.send(PeerInput::Met(Met { member: hello.from, address: hello.address, log_format: hello.log_format, is_removed: answer }))
+                .await
+                .map_err(gone)?;
+            if is_removed.await.map_err(gone)? {
+                return sealer.write(&mut write, kind::ANSWER, &Answer::Removed).await;
+            }
             loop {
-                let message: PeerMessage = peer::read_frame(&mut read, kind::MESSAGE, PEER_FRAME_MAX_BYTES).await?;
+                let message: PeerMessage = opener.read(&mut read, kind::MESSAGE, PEER_FRAME_MAX_BYTES).await?;
                 node.send(PeerInput::Message(hello.from, message)).await.map_err(gone)?;
             }
         }
         (Purpose::Snapshot, Standing::Member(_, node)) => {
-            let received = receive_snapshot(rt, &mut read).await?;
+            let received = receive_snapshot(rt, &mut read, &mut opener).await?;
             let (accepted, wait) = oneshot::channel();
             node.send(PeerInput::Snapshot(Box::new(received), accepted)).await.map_err(gone)?;
             wait.await.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-            peer::write_frame(&mut write, kind::ANSWER, &Answer::Member).await
+            sealer.write(&mut write, kind::ANSWER, &Answer::Member).await
         }
     }
 }
@@ -204,14 +245,14 @@ pub struct ReceivedSnapshot {
     pub tree: Tree,
 }
 
-async fn receive_snapshot<R: Runtime>(rt: &R, read: &mut <R::Stream as Stream>::Read) -> io::Result<ReceivedSnapshot> {
+async fn receive_snapshot<R: Runtime, S: AsyncRead + Unpin>(rt: &R, read: &mut S, opener: &mut Opener) -> io::Result<ReceivedSnapshot> {
     let unexpected = || io::Error::new(io::ErrorKind::InvalidData, "the parts of a snapshot came out of order");
     let restoring = |error: crate::coordination::tree::RestoreError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     let mut head = None;
     let mut restore = Restore::default();
     let mut item_count = 0;
     loop {
-        let part: SnapshotPart = within(rt, SNAPSHOT_STALL, peer::read_frame(read, kind::SNAPSHOT, PEER_FRAME_MAX_BYTES)).await?;
+        let part: SnapshotPart = within(rt, SNAPSHOT_STALL, opener.read(read, kind::SNAPSHOT, PEER_FRAME_MAX_BYTES)).await?;
         match part {
             SnapshotPart::Begin(message, meta, state) if head.is_none() => head = Some((message, meta, state)),
             SnapshotPart::Items(items) if head.is_some() => {
@@ -286,7 +327,16 @@ impl<R: Runtime> Network<R> {
             let (queue, messages) = mpsc::channel(LINK_QUEUE_COUNT);
             let failure = Arc::new(Mutex::new(None));
             links.links.insert(id, Link { address, queue, failure: failure.clone() });
-            let link = RunningLink { rt: self.rt.clone(), own: self.own, id, address: self.address.clone(), to, secret: self.secret.clone(), failure };
+            let link = RunningLink {
+                rt: self.rt.clone(),
+                own: self.own,
+                id,
+                address: self.address.clone(),
+                to,
+                secret: self.secret.clone(),
+                failure,
+                inbox: self.inbox.clone(),
+            };
             self.rt.spawn("peer-link", link.run(messages));
         }
     }
@@ -321,16 +371,26 @@ impl<R: Runtime> Network<R> {
 }
 
 async fn send_snapshot<R: Runtime>(rt: &R, address: &HostPort, secret: &Secret, (own, to): (u64, u64), snapshot: OutgoingSnapshot) -> io::Result<()> {
-    let (mut read, mut write) = within(rt, GREETING_WITHIN, async {
+    let (mut read, mut write, greeted) = within(rt, GREETING_WITHIN, async {
         let (mut read, mut write) = rt.connect(address).await?.into_split();
-        greet(rt, &mut read, &mut write, secret, (Purpose::Snapshot, own, to), "").await?;
-        Ok((read, write))
+        let greeted = greet(rt, &mut read, &mut write, secret, (Purpose::Snapshot, own, to), "").await?;
+        Ok((read, write, greeted))
     })
     .await?;
     let OutgoingSnapshot { message, meta, state, tree } = snapshot;
+    let (mut sealer, mut opener) = (greeted.sealer, greeted.opener);
+    send_items(rt, &mut write, &mut sealer, SnapshotPart::Begin(message, meta, state), tree).await?;
+    match within(rt, SNAPSHOT_STALL, opener.read(&mut read, kind::ANSWER, PEER_FRAME_MAX_BYTES)).await? {
+        Answer::Member => Ok(()),
+        other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("the member answered {other:?} to a snapshot"))),
+    }
+}
+
+/// Sends the parts of a snapshot.
+async fn send_items<R: Runtime, W: AsyncWrite + Unpin>(rt: &R, write: &mut W, sealer: &mut Sealer, begin: SnapshotPart, tree: Tree) -> io::Result<()> {
     let items = tree.items();
     drop(tree);
-    within(rt, SNAPSHOT_STALL, peer::write_frame(&mut write, kind::SNAPSHOT, &SnapshotPart::Begin(message, meta, state))).await?;
+    within(rt, SNAPSHOT_STALL, sealer.write(write, kind::SNAPSHOT, &begin)).await?;
     let mut count = 0;
     let mut chunk = Vec::new();
     let mut chunk_bytes = 0;
@@ -341,18 +401,11 @@ async fn send_snapshot<R: Runtime>(rt: &R, address: &HostPort, secret: &Secret, 
         if chunk_bytes >= SEND_BYTES {
             let part = SnapshotPart::Items(std::mem::take(&mut chunk));
             chunk_bytes = 0;
-            within(rt, SNAPSHOT_STALL, peer::write_frame(&mut write, kind::SNAPSHOT, &part)).await?;
+            within(rt, SNAPSHOT_STALL, sealer.write(write, kind::SNAPSHOT, &part)).await?;
         }
     }
-    let rest = async {
-        peer::write_frame(&mut write, kind::SNAPSHOT, &SnapshotPart::Items(chunk)).await?;
-        peer::write_frame(&mut write, kind::SNAPSHOT, &SnapshotPart::End(count)).await?;
-        peer::read_frame::<_, Answer>(&mut read, kind::ANSWER, PEER_FRAME_MAX_BYTES).await
-    };
-    match within(rt, SNAPSHOT_STALL, rest).await? {
-        Answer::Member => Ok(()),
-        other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("the member answered {other:?} to a snapshot"))),
-    }
+    within(rt, SNAPSHOT_STALL, sealer.write(write, kind::SNAPSHOT, &SnapshotPart::Items(chunk))).await?;
+    within(rt, SNAPSHOT_STALL, sealer.write(write, kind::SNAPSHOT, &SnapshotPart::End(count))).await
 }
 
 /// A link to one other member.
@@ -365,6 +418,7 @@ struct RunningLink<R: Runtime> {
     to: HostPort,
     secret: Secret,
     failure: Arc<Mutex<Option<String>>>,
+    inbox: mpsc::Sender<PeerInput>,
 }
 
 impl<R: Runtime> RunningLink<R> {
@@ -380,12 +434,12 @@ impl<R: Runtime> RunningLink<R> {
         while let Some(mut first) = messages.recv().await {
             let opened = within(rt, GREETING_WITHIN, async {
                 let (mut read, mut write) = rt.connect(to).await?.into_split();
-                greet(rt, &mut read, &mut write, &self.secret, (Purpose::Messages, self.own, self.id), &self.address).await?;
-                Ok((read, write))
+                let greeted = greet(rt, &mut read, &mut write, &self.secret, (Purpose::Messages, self.own, self.id), &self.address).await?;
+                Ok((read, write, greeted))
             })
             .await;
-            let (mut read, mut write) = match opened {
-                Ok(halves) => halves,
+            let (mut read, mut write, greeted) = match opened {
+                Ok(opened) => opened,
                 Err(error) => {
                     // Told once: it is tried twice a second.
                     let is_news = self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_none();
@@ -406,11 +460,28 @@ impl<R: Runtime> RunningLink<R> {
             };
             self.set_failure(None);
             backoff = BACKOFF.0;
+            let (mut sealer, mut opener) = (greeted.sealer, greeted.opener);
+            // The other side says one thing on this connection, if any: that this member was removed. It is read beside, so that half a frame is never lost.
+            let (over, mut is_over) = oneshot::channel();
+            let inbox = self.inbox.clone();
+            self.rt.spawn("peer-link-end", async move {
+                let mut over = over;
+                tokio::select! {
+                    biased;
+                    () = over.closed() => {}
+                    said = opener.read::<_, Answer>(&mut read, kind::ANSWER, GREETING_MAX_BYTES) => {
+                        if matches!(said, Ok(Answer::Removed)) {
+                            let _ = inbox.send(PeerInput::Removed).await;
+                        }
+                        let _ = over.send(());
+                    }
+                }
+            });
             loop {
                 let mut bytes = BytesMut::new();
                 let mut next = Some(first);
                 while let Some(message) = next {
-                    if codec::write_frame(&mut bytes, PEER_FORMAT, kind::MESSAGE, &message).is_err() {
+                    if sealer.seal(&mut bytes, kind::MESSAGE, &message).is_err() {
                         tracing::error!(%to, "a message for a member of the ensemble is too large and was dropped");
                     }
                     next = if bytes.len() < SEND_BYTES { messages.try_recv().ok() } else { None };
@@ -418,11 +489,9 @@ impl<R: Runtime> RunningLink<R> {
                 if within(rt, SNAPSHOT_STALL, write.write_all(&bytes)).await.is_err() {
                     break;
                 }
-                // The other side says nothing on this connection: whatever is read is its end.
-                let mut end = [0; 1];
                 let message = tokio::select! {
                     biased;
-                    _ = tokio::io::AsyncReadExt::read(&mut read, &mut end) => break,
+                    _ = &mut is_over => break,
                     message = messages.recv() => message,
                 };
                 match message {

@@ -24,7 +24,7 @@ use super::Observer;
 use super::consensus::{Consensus, RaftMessage, Work};
 use super::network::{Network, OutgoingSnapshot, ReceivedSnapshot};
 use super::origin::Origin;
-use super::peer::{Answer as PeerAnswer, PeerMessage};
+use super::peer::{Answer as PeerAnswer, Order, PeerMessage};
 use super::raft_core::SNAPSHOT_KIND;
 use super::state::{Payload, Replicated};
 use crate::codec;
@@ -74,8 +74,14 @@ pub(in crate::coordination) struct Pending {
 
 /// What comes from peers and from this member's own connections.
 pub enum PeerInput {
-    /// The member with that Raft id has connected, and is reached there.
-    Met(u64, String),
+    /// A member has connected.
+    Met(Met),
+    /// Another member says that this one was removed.
+    Removed,
+    /// An administrator's.
+    Order(Order, oneshot::Sender<PeerAnswer>),
+    /// An administrator wants all that was acknowledged until now.
+    Export(oneshot::Sender<ExportedState>),
     /// A message of the member with that Raft id.
     Message(u64, PeerMessage),
     /// A member without a log wants in.
@@ -97,6 +103,28 @@ pub enum PeerInput {
     Probe(oneshot::Sender<PeerAnswer>),
 }
 
+/// A member that has connected.
+pub struct Met {
+    /// Its Raft id.
+    pub member: u64,
+    /// Where it is reached.
+    pub address: String,
+    /// The highest version of log entries that it reads.
+    pub log_format: u16,
+    /// Where to say whether it was removed from the ensemble.
+    pub is_removed: oneshot::Sender<bool>,
+}
+
+/// What an administrator gets.
+pub struct ExportedState {
+    /// What it stands for.
+    pub meta: SnapshotMeta,
+    /// The state beside the tree.
+    pub state: SnapshotState,
+    /// The tree.
+    pub tree: Tree,
+}
+
 /// Works that are made durable together.
 struct Batch {
     number: u64,
@@ -115,8 +143,16 @@ struct Job {
 
 type Flushed<R> = (Storage<R>, Batch, Result<(), StorageError>);
 
+/// Who waits for a read.
+enum Waits {
+    /// Whoever reads the tree after it.
+    Answer(oneshot::Sender<Result<(), Failure>>),
+    /// An administrator who wants all of it.
+    Export(oneshot::Sender<ExportedState>),
+}
+
 struct Read {
-    answers: Vec<oneshot::Sender<Result<(), Failure>>>,
+    waits: Waits,
     /// The index that it waits for, once known.
     index: Option<u64>,
     age_ticks: u32,
@@ -173,6 +209,8 @@ pub(in crate::coordination) struct Node<R: Runtime, C> {
     standing: Standing,
     observer: Option<Arc<dyn Observer>>,
     met: BTreeMap<u64, String>,
+    /// The highest version of log entries that each other member reads, as far as it has said so in this life.
+    log_formats: BTreeMap<u64, u16>,
     leadership: super::consensus::Leadership,
     tick_count: u64,
     next_tick: Instant,
@@ -226,6 +264,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             standing,
             observer: parts.observer,
             met: BTreeMap::new(),
+            log_formats: BTreeMap::new(),
             leadership: super::consensus::Leadership::default(),
             tick_count: 0,
             last_snapshot_bytes: 0,
@@ -389,7 +428,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 Some(pending) => pending.looks.push(look),
                 None => look(&self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner())),
             },
-            Message::Sync { answer } => self.begin_read(answer),
+            Message::Sync { answer } => self.begin_read(Waits::Answer(answer)),
             Message::Status { answer } => drop(answer.send(self.status())),
             Message::Change { change, answer } => {
                 let taken = self.change_members(change);
@@ -409,11 +448,13 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
 
     fn take_input(&mut self, input: PeerInput) {
         match input {
-            PeerInput::Met(member, address) => {
-                if self.met.insert(member, address.clone()) != Some(address) {
-                    self.tell_network();
-                }
+            PeerInput::Met(met) => self.meet(met),
+            PeerInput::Removed => self.removed(),
+            PeerInput::Order(order, answer) => {
+                let answered = self.order(order);
+                let _ = answer.send(answered);
             }
+            PeerInput::Export(answer) => self.begin_read(Waits::Export(answer)),
             PeerInput::Message(from, PeerMessage::Raft(message)) => {
                 self.heard_of(from);
                 // A snapshot's message comes with its content only; and what is for another member was sent before this one lost its disk.

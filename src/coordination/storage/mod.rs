@@ -28,7 +28,7 @@ use crate::plant;
 use crate::runtime::{Disk, File, Open, Runtime};
 
 pub use self::load::{copy, is_empty, open, open_as};
-pub use self::snapshot::{remove_obsolete, write_snapshot};
+pub use self::snapshot::{read_snapshot_file, remove_obsolete, write_snapshot, write_snapshot_file};
 
 /// Why the coordination log cannot be opened or written. Every message says which file and what to do.
 #[derive(Debug, thiserror::Error)]

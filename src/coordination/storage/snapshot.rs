@@ -1,6 +1,6 @@
 //! Writes snapshots, reads them, and removes what newer ones make obsolete.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::BytesMut;
 
@@ -87,7 +87,30 @@ async fn write_out<F: File>(file: &F, position: u64, bytes: &mut BytesMut, path:
 /// # Errors
 /// [`StorageError`] for whatever is not exactly as it was written; `remedy` says what can be done.
 pub(super) async fn read_snapshot<R: Runtime>(rt: &R, dir: &Path, index: u64, remedy: &str) -> Result<(SnapshotHead, Tree, SnapshotState), StorageError> {
-    let path = dir.join(snapshot_name(index));
+    read_at(rt, dir.join(snapshot_name(index)), Some(index), remedy).await
+}
+
+/// Reads the snapshot in a file of any name, such as [`write_snapshot_file`] wrote.
+///
+/// # Errors
+/// As [`super::open`].
+pub async fn read_snapshot_file<R: Runtime>(rt: &R, path: &Path) -> Result<(SnapshotMeta, Tree, SnapshotState), StorageError> {
+    let (head, tree, state) = read_at(rt, path.to_owned(), None, "Restore from another snapshot").await?;
+    Ok((head.meta, tree, state))
+}
+
+/// Writes a snapshot to a file of any name, durably; what was there is replaced at the end.
+///
+/// # Errors
+/// [`StorageError`].
+pub async fn write_snapshot_file<R: Runtime>(rt: &R, path: &Path, meta: SnapshotMeta, state: &SnapshotState, items: Items) -> Result<u64, StorageError> {
+    let no_file = || StorageError::io("write to", path)(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no name of a file"));
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(no_file)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    write_named(rt, dir, name, rt.random_u64().max(1), meta, state, items).await
+}
+
+async fn read_at<R: Runtime>(rt: &R, path: PathBuf, index: Option<u64>, remedy: &str) -> Result<(SnapshotHead, Tree, SnapshotState), StorageError> {
     let damaged = |position: u64, reason: String| StorageError::Damaged { file: path.clone(), position, reason, remedy: remedy.to_owned() };
     let file = rt.disk().open(&path, Open::Read).await.map_err(StorageError::io("open", &path))?;
     let mut reader = FrameReader::open(file).await.map_err(StorageError::io("read", &path))?;
@@ -107,7 +130,7 @@ pub(super) async fn read_snapshot<R: Runtime>(rt: &R, dir: &Path, index: u64, re
         match (frame.kind, &head) {
             (kind::SNAPSHOT_HEAD, None) => {
                 let decoded: SnapshotHead = frame.decode().map_err(|error| damaged(position, error.to_string()))?;
-                if decoded.meta.index != index {
+                if index.is_some_and(|index| decoded.meta.index != index) {
                     return Err(damaged(position, format!("it is the snapshot up to {}, under another's name", decoded.meta.index)));
                 }
                 head = Some(decoded);

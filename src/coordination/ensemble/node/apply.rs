@@ -111,13 +111,8 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         }
         if !changes.is_empty() {
             self.tell_network();
-            self.is_removed = changes.contains(&Change::Remove(self.raft_id));
-            if self.is_removed {
-                tracing::error!(
-                    raft_id = self.raft_id,
-                    "this member was removed from the ensemble; stop it, and move its directory away before it joins again"
-                );
-                drop(self.origin.drain());
+            if changes.contains(&Change::Remove(self.raft_id)) {
+                self.removed();
             }
         }
         for (answer, done) in answers {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::super::consensus::{Change, Consensus};
-use super::super::peer::Answer as PeerAnswer;
+use super::super::peer::{Answer as PeerAnswer, MembersView, Order};
 use super::super::{ChangeRefused, Status};
-use super::{CAUGHT_UP_COUNT, Node};
-use crate::coordination::storage::format::MemberRecord;
+use super::{CAUGHT_UP_COUNT, Met, Node};
+use crate::coordination::storage::format::{FORMAT, MemberRecord};
 use crate::runtime::Runtime;
 
 impl<R: Runtime, C: Consensus> Node<R, C> {
@@ -76,6 +76,117 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             }
         }
         self.core.propose_change(&change).map_err(|_| ChangeRefused::NotLeader { leader: 0 })
+    }
+
+    /// A member has connected: it is told if it is none any more.
+    pub(super) fn meet(&mut self, met: Met) {
+        let Met { member, address, log_format, is_removed } = met;
+        // An id that was given and is nobody's: ids are never given twice.
+        let was_removed = member < self.replicated.next_raft_id && !self.replicated.members.contains_key(&member);
+        let _ = is_removed.send(was_removed);
+        if was_removed {
+            return;
+        }
+        self.log_formats.insert(member, log_format);
+        if self.met.insert(member, address.clone()) != Some(address) {
+            self.tell_network();
+        }
+    }
+
+    /// This member is none any more.
+    pub(super) fn removed(&mut self) {
+        if !self.is_removed {
+            self.is_removed = true;
+            tracing::error!(raft_id = self.raft_id, "this member was removed from the ensemble; stop it, and move its directory away before it joins again");
+            drop(self.origin.drain());
+        }
+    }
+
+    /// The version of log entries that every member reads, as far as they have said. What is written is never newer.
+    fn log_format(&self) -> u16 {
+        self.replicated.members.keys().filter_map(|id| self.log_formats.get(id)).copied().fold(FORMAT, u16::min)
+    }
+
+    fn view(&self) -> MembersView {
+        let Status { raft_id, server_id, leadership, committed, applied, conf_state, members, unreachable } = self.status();
+        let others = members.keys().filter(|id| **id != raft_id);
+        let progress = others.filter_map(|id| self.core.progress(*id).map(|progress| (*id, progress.matched, progress.is_active))).collect();
+        MembersView {
+            raft_id,
+            server_id,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            term: leadership.term,
+            leader: leadership.leader,
+            committed,
+            applied,
+            last_zxid: self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner()).last_zxid(),
+            log_format: self.log_format(),
+            voters: conf_state.voters,
+            learners: conf_state.learners,
+            members: members.into_iter().collect(),
+            progress: if leadership.is_leader { progress } else { Vec::new() },
+            unreachable: unreachable.into_iter().collect(),
+        }
+    }
+
+    /// What an administrator wants.
+    pub(super) fn order(&mut self, order: Order) -> PeerAnswer {
+        let elsewhere = |this: &Self| {
+            let leader = this.replicated.members.get(&this.leadership.leader).map(|record| record.address.clone()).unwrap_or_default();
+            PeerAnswer::Elsewhere { leader }
+        };
+        match order {
+            Order::Members => PeerAnswer::Members(Box::new(self.view())),
+            _ if !self.leadership.is_leader => elsewhere(self),
+            Order::HandOver => {
+                self.hand_over();
+                PeerAnswer::Begun
+            }
+            Order::Remove { raft_id, force } => {
+                if !force && let Some(why) = self.danger_of_removing(raft_id) {
+                    return PeerAnswer::Refused(why);
+                }
+                match self.change_members(Change::Remove(raft_id)) {
+                    Ok(()) => PeerAnswer::Begun,
+                    Err(ChangeRefused::NotLeader { .. }) => elsewhere(self),
+                    Err(refused) => PeerAnswer::Refused(refused.to_string()),
+                }
+            }
+        }
+    }
+
+    /// Why it is better not to remove a member now; `None` if nothing speaks against it.
+    fn danger_of_removing(&self, raft_id: u64) -> Option<String> {
+        let voters = &self.core.conf_state().voters;
+        if !voters.contains(&raft_id) {
+            return None; // It decides nothing.
+        }
+        let is_up = |id: u64| id == self.raft_id || self.core.progress(id).is_some_and(|progress| progress.is_active);
+        let name = |id: u64| match self.replicated.members.get(&id) {
+            Some(record) if record.server_id != 0 => format!("server.{}", record.server_id),
+            _ => format!("member {id}"),
+        };
+        let rest: Vec<u64> = voters.iter().copied().filter(|id| *id != raft_id).collect();
+        let down: Vec<u64> = rest.iter().copied().filter(|id| !is_up(*id)).collect();
+        let down_names = || down.iter().map(|id| name(*id)).collect::<Vec<_>>().join(", ");
+        let needed = rest.len() / 2 + 1;
+        if rest.len() - down.len() < needed {
+            return Some(format!(
+                "without {} the ensemble would have {} voters, {needed} of which must be up, and {} not; bring those back first, or remove them instead",
+                name(raft_id),
+                rest.len(),
+                down_names() + if down.len() == 1 { " is" } else { " are" }
+            ));
+        }
+        if !down.is_empty() && rest.len() - down.len() == needed {
+            return Some(format!(
+                "{} down; without {}, too, the ensemble would not survive the loss of one more member; bring it back first, or remove it instead \
+                 (--force goes on all the same)",
+                down_names() + if down.len() == 1 { " is" } else { " are" },
+                name(raft_id)
+            ));
+        }
+        None
     }
 
     /// The leader's answer to one that wants in; asked again, it is the same until the change has come to be.

@@ -1,25 +1,23 @@
 //! The node's linearizable reads: the index that each must wait for, asked of the leader, and asked again when nothing is heard.
 
-use tokio::sync::oneshot;
-
 use super::super::consensus::Consensus;
 use super::super::origin::GIVE_UP_TICKS;
-use super::{Node, READ_AGAIN_TICKS, Read, lost};
+use super::{ExportedState, Node, READ_AGAIN_TICKS, Read, Waits, lost};
 use crate::codec;
-use crate::coordination::op::Failure;
+use crate::coordination::storage::format::SnapshotMeta;
 use crate::plant;
 use crate::runtime::Runtime;
 
 impl<R: Runtime, C: Consensus> Node<R, C> {
     /// Answers when this member has all that was answered anywhere before now.
-    pub(super) fn begin_read(&mut self, answer: oneshot::Sender<Result<(), Failure>>) {
+    pub(super) fn begin_read(&mut self, waits: Waits) {
         if plant!(&self.rt, "stale-read-without-readindex") {
-            let _ = answer.send(Ok(()));
+            self.finish_read(waits);
             return;
         }
         let id = self.next_read;
         self.next_read += 1;
-        self.reads.insert(id, Read { answers: vec![answer], index: None, age_ticks: 0, asked_ticks: 0 });
+        self.reads.insert(id, Read { waits, index: None, age_ticks: 0, asked_ticks: 0 });
         self.ask_to_read(id);
     }
 
@@ -33,10 +31,25 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         let applied = self.replicated.applied.0;
         if self.reads.values().any(|read| read.index.is_some_and(|index| index <= applied)) {
             let done: Vec<u64> = self.reads.iter().filter(|(_, read)| read.index.is_some_and(|index| index <= applied)).map(|(id, _)| *id).collect();
-            for answer in done.into_iter().filter_map(|id| self.reads.remove(&id)).flat_map(|read| read.answers) {
-                let _ = answer.send(Ok(()));
+            for read in done.into_iter().filter_map(|id| self.reads.remove(&id)).collect::<Vec<_>>() {
+                self.finish_read(read.waits);
             }
         }
+    }
+
+    /// Whoever has gone needs no answer.
+    fn finish_read(&self, waits: Waits) {
+        match waits {
+            Waits::Answer(answer) => drop(answer.send(Ok(()))),
+            Waits::Export(export) => drop(export.send(self.export())),
+        }
+    }
+
+    fn export(&self) -> ExportedState {
+        let (index, term) = self.replicated.applied;
+        let tree = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let meta = SnapshotMeta { index, term, conf_state: self.core.conf_state().clone(), last_zxid: tree.last_zxid() };
+        ExportedState { meta, state: self.replicated.to_snapshot(), tree }
     }
 
     pub(super) fn tick_reads(&mut self) {
@@ -50,8 +63,10 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 again.push(*id);
             }
         }
-        for answer in over.into_iter().filter_map(|id| self.reads.remove(&id)).flat_map(|read| read.answers) {
-            let _ = answer.send(Err(lost()));
+        for read in over.into_iter().filter_map(|id| self.reads.remove(&id)).collect::<Vec<_>>() {
+            if let Waits::Answer(answer) = read.waits {
+                let _ = answer.send(Err(lost()));
+            }
         }
         for id in again {
             // Under a new number: a late answer to the old question is as true for it, but the library takes a question once.

@@ -239,7 +239,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             Some(Err(oneshot::error::TryRecvError::Empty)) => {}
             None | Some(Ok(Err(_)) | Err(oneshot::error::TryRecvError::Closed)) => {
                 let (answer, wait) = oneshot::channel();
-                self.begin_read(answer);
+                self.begin_read(super::Waits::Answer(answer));
                 self.standing.proof = Some(wait);
             }
         }

@@ -1,10 +1,10 @@
-//! `ottla coordination`: looks into the coordination service and changes it, as any ZooKeeper client could. Also right for an Apache ZooKeeper.
+//! `ottla coordination ls|get|set|rm|stat|watch`: looks into the coordination service and changes it, as any ZooKeeper client could. Also right for an
+//! Apache ZooKeeper.
 
 use std::io::Write;
-use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::connect::{asked_to_end, run_client};
+use crate::cli::connect::asked_to_end;
 use crate::cli::output::{Failure, stdout};
 use crate::coordination::acl::Acl;
 use crate::coordination::client::{Client, ClientError};
@@ -12,22 +12,6 @@ use crate::coordination::op::{ANY_VERSION, CreateMode, ErrorCode, EventKind, Sta
 use crate::coordination::watch::WatchKind;
 use crate::runtime::HostPort;
 use crate::runtime::tokio::TokioRuntime;
-
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum Command {
-    /// Print the names of a znode's children.
-    Ls(Ls),
-    /// Print a znode's content.
-    Get(Get),
-    /// Replace a znode's content.
-    Set(Set),
-    /// Delete a znode.
-    Rm(Rm),
-    /// Print what is known about a znode besides its content.
-    Stat(Get),
-    /// Print changes of a znode and its children as they happen, until interrupted.
-    Watch(Watch),
-}
 
 /// Which coordination service to ask.
 #[derive(Clone, Debug, clap::Args)]
@@ -124,20 +108,7 @@ impl Connect {
     }
 }
 
-pub(crate) fn run(command: Command) -> ExitCode {
-    run_client(|runtime| async move {
-        match command {
-            Command::Ls(args) => ls(runtime, args).await,
-            Command::Get(args) => get(runtime, args).await,
-            Command::Set(args) => set(runtime, args).await,
-            Command::Rm(args) => rm(runtime, args).await,
-            Command::Stat(args) => stat(runtime, args).await,
-            Command::Watch(args) => watch(runtime, args).await,
-        }
-    })
-}
-
-async fn ls(runtime: TokioRuntime, args: Ls) -> Result<(), Failure> {
+pub(super) async fn ls(runtime: TokioRuntime, args: Ls) -> Result<(), Failure> {
     let mut client = args.connect.open(runtime).await?;
     let mut out = stdout();
     if args.recursive {
@@ -170,7 +141,7 @@ async fn below(client: &mut Client<TokioRuntime>, path: &str) -> Result<Vec<Stri
     Ok(found)
 }
 
-async fn get(runtime: TokioRuntime, args: Get) -> Result<(), Failure> {
+pub(super) async fn get(runtime: TokioRuntime, args: Get) -> Result<(), Failure> {
     let mut client = args.connect.open(runtime).await?;
     let (data, _) = client.get(&args.path).await?;
     let mut out = stdout();
@@ -182,7 +153,7 @@ async fn get(runtime: TokioRuntime, args: Get) -> Result<(), Failure> {
     Ok(client.close().await?)
 }
 
-async fn set(runtime: TokioRuntime, args: Set) -> Result<(), Failure> {
+pub(super) async fn set(runtime: TokioRuntime, args: Set) -> Result<(), Failure> {
     let mut client = args.connect.open(runtime).await?;
     match client.set(&args.path, args.data.as_bytes(), args.if_version).await {
         Ok(_) => {}
@@ -194,7 +165,7 @@ async fn set(runtime: TokioRuntime, args: Set) -> Result<(), Failure> {
     Ok(client.close().await?)
 }
 
-async fn rm(runtime: TokioRuntime, args: Rm) -> Result<(), Failure> {
+pub(super) async fn rm(runtime: TokioRuntime, args: Rm) -> Result<(), Failure> {
     let mut client = args.connect.open(runtime).await?;
     if args.recursive {
         for path in below(&mut client, &args.path).await?.iter().rev() {
@@ -205,7 +176,7 @@ async fn rm(runtime: TokioRuntime, args: Rm) -> Result<(), Failure> {
     Ok(client.close().await?)
 }
 
-async fn stat(runtime: TokioRuntime, args: Get) -> Result<(), Failure> {
+pub(super) async fn stat(runtime: TokioRuntime, args: Get) -> Result<(), Failure> {
     let mut client = args.connect.open(runtime).await?;
     let stat = client.stat(&args.path).await?;
     let acl = client.acl(&args.path).await.map(|(acl, _)| acl);
@@ -244,7 +215,7 @@ fn letters(perms: i32) -> String {
     all.iter().filter(|(bit, _)| perms & bit != 0).map(|(_, letter)| letter).collect()
 }
 
-async fn watch(runtime: TokioRuntime, args: Watch) -> Result<(), Failure> {
+pub(super) async fn watch(runtime: TokioRuntime, args: Watch) -> Result<(), Failure> {
     let mut client = args.connect.open(runtime).await?;
     client.watch(&args.path, if args.recursive { WatchKind::PersistentRecursive } else { WatchKind::Persistent }).await?;
     let mut out = stdout();
