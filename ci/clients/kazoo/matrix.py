@@ -1,6 +1,8 @@
 """The matrix of kazoo, Python's ZooKeeper client: one JSON line per case on standard output, logs on standard error.
 
-Arguments: address of the member (clientPort), prefix of paths, and optionally a pattern of the cases to run.
+Arguments: address of the member (clientPort) or a list of them, prefix of paths, and optionally a pattern of the cases to run.
+With the pattern `failover` it takes part in the death of a leader instead: it sets up what is to live on, prints {"ready": true}, goes on writing, and
+waits for a line on standard input, which says that another member leads. That is done twice.
 """
 
 import json
@@ -29,20 +31,25 @@ clients = []
 
 def case(name, body, *args):
     """Runs one case, below a path of its own, and says how it went."""
-    global failed
     if not ONLY.search(name):
         return
-    start, error = time.monotonic(), ""
-    try:
-        body(f"{PREFIX}/{name.replace('/', '-')}", *args)
-    except Exception as e:  # pylint: disable=broad-except
-        lines = [str(f.lineno) for f in traceback.extract_tb(e.__traceback__) if f.filename == __file__]
-        error = f"{type(e).__name__}: {e} at matrix.py:{' < '.join(reversed(lines[1:]))}"
-        failed += 1
+    run(name, body, f"{PREFIX}/{name.replace('/', '-')}", *args)
     while clients:
         client = clients.pop()
         client.stop()
         client.close()
+
+
+def run(name, body, *args):
+    """Runs a body and says how it went."""
+    global failed
+    start, error = time.monotonic(), ""
+    try:
+        body(*args)
+    except Exception as e:  # pylint: disable=broad-except
+        lines = [str(f.lineno) for f in traceback.extract_tb(e.__traceback__) if f.filename == __file__]
+        error = f"{type(e).__name__}: {e} at matrix.py:{' < '.join(reversed(lines[1:]))}"
+        failed += 1
     ms = int((time.monotonic() - start) * 1000)
     print(json.dumps({"client": "kazoo", "version": kazoo_version.__version__, "case": name, "ok": not error, "ms": ms, "detail": error}), flush=True)
 
@@ -336,7 +343,7 @@ def words(at):
     zk = start()
     same((3, 9), tuple(zk.server_version()[:2]), "version")
     same(b"imok", zk.command(b"ruok").encode(), "ruok")
-    for word, expected in ((b"srvr", "Mode: standalone"), (b"stat", "Clients:"), (b"mntr", "zk_znode_count"), (b"conf", "tickTime="), (b"cons", "sid=0x"),
+    for word, expected in ((b"srvr", "Mode: "), (b"stat", "Clients:"), (b"mntr", "zk_znode_count"), (b"conf", "tickTime="), (b"cons", "sid=0x"),
                            (b"dump", "SessionTracker dump:"), (b"envi", "zookeeper.version="), (b"wchs", "Total watches:"), (b"isro", "rw")):
         if expected not in zk.command(word):
             raise AssertionError(f"{word}: {zk.command(word)}")
@@ -488,6 +495,136 @@ def caches(at):
     wait("the deletion", lambda: values[-1:] == [None] and cache.get_data(at + "/a") is None)
     cache.close()
 
+
+class Counter(threading.Thread):
+    """Counts by sets that check the version, so that the value is the version. A set whose answer is lost is told by what it wrote: no two write the same."""
+
+    def __init__(self, zk, path):
+        super().__init__(daemon=True)
+        self.zk, self.path, self.value, self.unsure, self.attempts, self.wrong, self.stopping = zk, path, 0, 0, 0, "", False
+
+    def run(self):
+        try:
+            while not self.stopping:
+                self.add()
+                time.sleep(0.002)
+        except Exception as e:  # pylint: disable=broad-except
+            self.wrong = f"{type(e).__name__}: {e}"
+
+    def add(self):
+        tried = set()
+        while True:
+            self.attempts += 1
+            data = f"{self.value + 1} {self.attempts}".encode()
+            tried.add(data)
+            try:
+                same(self.value + 1, self.zk.set(self.path, data, version=self.value).version, "version of a set")
+                break
+            except ConnectionLoss:
+                pass
+            except BadVersionError:
+                # One of those whose answer was lost came later.
+                same(True, len(tried) > 1, "a set of the version that was acknowledged is refused")
+            self.unsure += 1
+            found, stat = synced(self.zk, self.path, self.zk.get)
+            if stat.version == self.value + 1 and found in tried:
+                break
+            same(self.value, stat.version, f"version after an unsure set, found {found}")
+        self.value += 1
+
+
+def synced(zk, path, read):
+    """What a read finds after `sync`; repeated while the connection is away."""
+    return zk.retry(lambda: (zk.sync(path), read(path))[1])
+
+
+def failover(at):
+    """Everything that a client has, over the death of the leader."""
+    zk, other, writer, closed, dead = start(), start(), start(), start(), start(timeout=4.0)
+    for name in ("data", "untouched", "count"):
+        zk.ensure_path(f"{at}/{name}")
+    zk.create(at + "/e", ephemeral=True)
+    closed.create(at + "/closed", ephemeral=True)
+    dead.create(at + "/dead", ephemeral=True)
+    for client in (zk, other, writer):
+        client.sync(at)
+    session, data, children, untouched = zk.client_id, [], [], []
+    zk.DataWatch(at + "/data", lambda data_, stat: data.append((stat.version, data_)))
+    zk.DataWatch(at + "/untouched", lambda data_, stat: untouched.append((stat.version, data_)))
+    zk.ChildrenWatch(at + "/data", lambda names: children.append(sorted(names)))
+    first, second, waits = zk.Lock(at + "/lock", "first"), other.Lock(at + "/lock", "second"), threading.Event()
+    first.acquire(timeout=LIMIT_S)
+    threading.Thread(target=lambda: second.acquire() and waits.set(), daemon=True).start()
+    wait("the second waits", lambda: len(first.contenders()) == 2)
+    # One session ends as it should just before, one without a word, its socket open.
+    closed.stop()
+    dead._connection.ping_outstanding.set()
+    dead._connection._send_ping = lambda *args: None
+    dead._connection._socket.close()
+    dead._stopped.set()
+    clients.remove(dead)
+    counter = Counter(writer, at + "/count")
+    counter.start()
+    wait("the first writes", lambda: counter.value >= 10 or counter.wrong)
+    print(json.dumps({"ready": True}), flush=True)
+    if not sys.stdin.readline():
+        raise EOFError("nobody said that another member leads")
+
+    def same_session():
+        same(True, synced(zk, at, zk.exists) is not None, "what was there")
+        same(session, zk.client_id, "session")
+
+    def ephemeral():
+        same(session[0], synced(other, at + "/e", other.exists).ephemeralOwner, "owner")
+
+    def watched():
+        for value in (b"1", b"2"):
+            version = other.retry(other.set, at + "/data", value).version
+            # The watcher reads and asks again after each event.
+            wait("the data", lambda version=version, value=value: data[-1:] == [(version, value)])
+        same([(0, b""), (1, b"1"), (2, b"2")], data, "each change once")
+        other.retry(other.ensure_path, at + "/data/one")
+        wait("the child", lambda: children[-1:] == [["one"]])
+        same([[], ["one"]], children, "each list once")
+        same([(0, b"")], untouched, "what did not change")
+        other.retry(other.set, at + "/untouched", b"1")
+        wait("the other data", lambda: untouched == [(0, b""), (1, b"1")])
+
+    def locked():
+        same((True, False), (first.is_acquired, waits.is_set()), "the first holds it, the second does not")
+        same(["first", "second"], zk.retry(first.contenders), "contenders")
+        first.release()
+        same(True, waits.wait(LIMIT_S), "it goes to the second")
+        second.release()
+
+    def written():
+        before = counter.value
+        wait("writes with the new leader", lambda: counter.value >= before + 10 or counter.wrong)
+        counter.stopping = True
+        counter.join(LIMIT_S)
+        same(("", False), (counter.wrong, counter.is_alive()), "the writer")
+        found, stat = synced(other, at + "/count", other.get)
+        same((counter.value, str(counter.value)), (stat.version, found.decode().split()[0]), "what was acknowledged last, after a sync")
+
+    def ended():
+        same(None, synced(zk, at + "/closed", zk.exists), "the ephemeral of a session that was closed")
+        wait("the end of a session that fell silent", lambda: synced(zk, at + "/dead", zk.exists) is None)
+
+    for name, body in {"session": same_session, "ephemeral": ephemeral, "watches": watched, "lock": locked, "writes": written, "ended-sessions": ended}.items():
+        run(f"failover/{at.rsplit('/', 1)[1]}/{name}", body)
+
+
+if ONLY.pattern == "failover":
+    for kind in ("kill", "stop"):
+        before = failed
+        try:
+            failover(f"{PREFIX}/{kind}")
+        except Exception as e:  # pylint: disable=broad-except
+            run(f"failover/{kind}", lambda e=e: (_ for _ in ()).throw(e))
+            break
+    for client in clients:
+        client.stop()
+    sys.exit(1 if failed else 0)
 
 for case_name, case_body in {
         "nodes": nodes, "modes": modes, "watches": watches, "order": order, "transactions": transactions, "acls": acls, "sessions": sessions, "expiry": expiry,

@@ -27,6 +27,7 @@ import org.apache.curator.framework.recipes.locks.InterProcessMutex;
 import org.apache.curator.framework.recipes.locks.InterProcessReadWriteLock;
 import org.apache.curator.framework.recipes.locks.InterProcessSemaphoreV2;
 import org.apache.curator.framework.recipes.nodes.PersistentNode;
+import org.apache.curator.retry.ExponentialBackoffRetry;
 import org.apache.curator.retry.RetryOneTime;
 import org.apache.zookeeper.AddWatchMode;
 import org.apache.zookeeper.CreateMode;
@@ -45,14 +46,15 @@ import org.apache.zookeeper.data.Stat;
 
 /**
  * The matrix of ZooKeeper's Java client and of Curator's recipes in one process: one JSON line per case on standard output, logs on standard error.
- * Arguments: address of the member (clientPort), prefix of paths, and optionally a pattern of the cases to run.
+ * Arguments: address of the member (clientPort) or a list of them, prefix of paths, and optionally a pattern of the cases to run. With the pattern
+ * `failover` it takes part in the death of a leader instead, as {@link Failover} says.
  */
 public final class ZooKeeperMatrix {
-    private static final int LIMIT_S = 30;
-    private final String host;
+    static final int LIMIT_S = 30;
+    final String host;
     private final String prefix;
     private final Pattern only;
-    private final List<AutoCloseable> open = new ArrayList<>();
+    final List<AutoCloseable> open = new ArrayList<>();
     private int failed;
 
     /** What a case does below a path of its own; it fails by throwing. */
@@ -91,6 +93,10 @@ public final class ZooKeeperMatrix {
         try (ZooKeeper zk = m.connect()) {
             zk.create(m.prefix, new byte[0], Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT);
         }
+        if (m.only.pattern().equals("failover")) {
+            new Failover(m, m.prefix).run();
+            System.exit(m.failed == 0 ? 0 : 1);
+        }
         m.check("nodes", m::nodes);
         m.check("lifetimes", m::lifetimes);
         m.check("multi", m::multi);
@@ -112,19 +118,28 @@ public final class ZooKeeperMatrix {
 
     private void check(String name, Body body) throws Exception {
         if (!only.matcher(name).find()) return;
+        String at = prefix + "/" + name.replace('/', '-');
+        run(name, () -> {
+            try (ZooKeeper zk = connect()) {
+                zk.create(at, new byte[0], Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT);
+                body.run(at);
+            }
+        });
+        Collections.reverse(open);
+        for (AutoCloseable it : open) it.close();
+        open.clear();
+    }
+
+    /** Runs a body and says how it went. */
+    void run(String name, Call body) {
         long from = System.nanoTime();
         String error = null;
-        String at = prefix + "/" + name.replace('/', '-');
-        try (ZooKeeper zk = connect()) {
-            zk.create(at, new byte[0], Ids.OPEN_ACL_UNSAFE, CreateMode.PERSISTENT);
-            body.run(at);
+        try {
+            body.run();
         } catch (Throwable e) {
             error = e + Arrays.stream(e.getStackTrace()).filter(f -> f.getClassName().startsWith("ottla")).map(f -> " < " + f.getLineNumber()).collect(Collectors.joining());
             failed++;
         }
-        Collections.reverse(open);
-        for (AutoCloseable it : open) it.close();
-        open.clear();
         String version = System.getProperty("zookeeper.version");
         String detail = error == null ? "" : error.replace("\\", "\\\\").replace("\"", "\\\"").replace("\n", " ").replace("\t", " ");
         System.out.printf("{\"client\": \"zookeeper\", \"version\": \"%s\", \"case\": \"%s\", \"ok\": %s, \"ms\": %d, \"detail\": \"%s\"}%n",
@@ -146,7 +161,7 @@ public final class ZooKeeperMatrix {
         throw new AssertionError("expected " + code + ", and nothing was refused");
     }
 
-    private static byte[] bytes(String text) {
+    static byte[] bytes(String text) {
         return text.getBytes(StandardCharsets.UTF_8);
     }
 
@@ -164,14 +179,14 @@ public final class ZooKeeperMatrix {
         return zk;
     }
 
-    private ZooKeeper client() throws Exception {
+    ZooKeeper client() throws Exception {
         ZooKeeper zk = connect();
         open.add(zk);
         return zk;
     }
 
-    private CuratorFramework curator() throws Exception {
-        CuratorFramework curator = CuratorFrameworkFactory.newClient(host, 30_000, LIMIT_S * 1000, new RetryOneTime(100));
+    CuratorFramework curator() throws Exception {
+        CuratorFramework curator = CuratorFrameworkFactory.newClient(host, 30_000, LIMIT_S * 1000, new ExponentialBackoffRetry(50, 10));
         curator.start();
         open.add(curator);
         if (!curator.blockUntilConnected(LIMIT_S, TimeUnit.SECONDS)) throw new AssertionError("curator is not connected");
@@ -319,7 +334,7 @@ public final class ZooKeeperMatrix {
     }
 
     /** Forwards connections to the member, and can break them all. */
-    private static final class Proxy implements AutoCloseable {
+    static final class Proxy implements AutoCloseable {
         private final ServerSocket listener = new ServerSocket(0, 10, InetAddress.getLoopbackAddress());
         private final List<Socket> sockets = Collections.synchronizedList(new ArrayList<>());
         private volatile boolean closed;
