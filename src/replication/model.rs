@@ -454,8 +454,13 @@ impl World {
 
     /// Loses power, and perhaps the disk.
     fn crash(&mut self, id: i32) {
-        let others_have_all = self.state.isr.iter().any(|member| *member != id && !self.nodes[member].wiped);
-        let wipe = (others_have_all || !self.state.isr.contains(&id)) && self.random.random_bool(0.2);
+        // No disk is lost that is the last with all that is committed, now or once a proposal under way is written: nobody promises to survive that.
+        let survives = |member: &i32| *member != id && !self.nodes[member].wiped;
+        let proposed_survive = self.messages.iter().all(|message| match message {
+            Message::Propose { proposal, .. } => proposal.isr.keys().any(survives),
+            _ => true,
+        });
+        let wipe = self.state.isr.iter().any(survives) && proposed_survive && self.random.random_bool(0.2);
         let kept = self.random.random::<u64>();
         let node = self.nodes.get_mut(&id).unwrap();
         if !node.alive {
