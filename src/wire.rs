@@ -4,6 +4,7 @@
 //! `kafka-protocol`'s structs serve the APIs off the hot path; [`produce`] and [`fetch`] are our own codecs, because the first must not
 //! copy records in and the second must leave holes for records that go from file to socket. Nothing here does I/O.
 pub mod api;
+pub mod control;
 pub mod fetch;
 pub mod frame;
 pub mod guard;
