@@ -477,6 +477,7 @@ async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, 
     *lock(&members.slots[index]) = Some(coordination.clone());
     if let Some(status) = coordination.status().await {
         lock(&members.with_log).insert(status.raft_id, index);
+        common.history.oracle.member(status.raft_id, index);
     }
     for number in 0..plan.client_count {
         let label = format!("client {index} {number} {}", rt.process_id().incarnation);
