@@ -306,7 +306,7 @@ impl Observer for History {
     }
 
     fn elected(&self, raft_id: u64, term: u64) {
-        self.oracle.elected(term);
+        self.oracle.elected(raft_id, term);
         let before = *self.facts().leaders.entry(term).or_insert(raft_id);
         if before != raft_id {
             self.broken("one-leader-per-term", format!("members {before} and {raft_id} both lead in term {term}"));

@@ -1,6 +1,7 @@
-//! The ensemble under simulation. *Safety*: clients inside of the members work while the nemesis is loose, and members lose disks, files and their
-//! membership. *Heal*. *Converge*: every member is a voter again and answers a `sync`. *Serve*: a write by way of each. *Rescan*: every register by way of
-//! each member, and again after all were stopped, in order and by a power cut. What must hold at every event is in [`super::history`].
+//! The ensemble under simulation. *Safety*: clients inside of the members and over the network work while the nemesis is loose, and members lose disks,
+//! files and their membership. *Heal*. *Converge*: every member is a voter again and answers a `sync`. *Serve*: a write by way of each, and fresh work for
+//! every client over the network. *Rescan*: every register by way of each member; no session outlives its client; and again after all were stopped, in
+//! order and by a power cut. What must hold at every event is in [`super::history`] and [`super::sessions::oracle`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -294,6 +295,7 @@ impl Run {
         }
         let acknowledged_count = self.history.acknowledged_count();
         self.works.send_replace(false);
+        self.phase.send_replace(Phase::Converge);
         self.converge("after healing").await?;
         self.serve_and_rescan("after healing").await?;
         self.serve_clients().await?;
@@ -387,7 +389,6 @@ impl Run {
     /// Every client over the network does fresh work; then they go, with a word or without.
     async fn serve_clients(&self) -> Result<(), Verdict> {
         let world = &self.setting.world;
-        self.phase.send_replace(Phase::Converge);
         let deadline = world.now() + CLIENTS_SERVED_WITHIN;
         let all: BTreeSet<usize> = (0..self.plan.session_client_count).collect();
         while *lock(&self.served) != all {
@@ -477,6 +478,7 @@ async fn live(rt: SimRuntime, index: usize, config: EnsembleConfig, plan: Plan, 
     *lock(&members.slots[index]) = Some(coordination.clone());
     if let Some(status) = coordination.status().await {
         lock(&members.with_log).insert(status.raft_id, index);
+        common.history.oracle.member(status.raft_id, index);
     }
     for number in 0..plan.client_count {
         let label = format!("client {index} {number} {}", rt.process_id().incarnation);

@@ -100,7 +100,7 @@ impl Client {
         let timeout_ms = *stream.pick(&[3_000, 4_000, 6_000, 10_000]);
         let member = stream.index(common.member_count);
         let is_keeper = stream.chance(250_000);
-        let connection = Connection { session: 0, number: 0, identities: Vec::new(), last_zxid: 0, sync_floor: 0 };
+        let connection = Connection { session: 0, number: 0, member, identities: Vec::new(), last_zxid: 0, sync_floor: 0 };
         Self {
             rt,
             common,
@@ -202,7 +202,7 @@ impl Client {
             self.forget();
             return Err(Lost);
         }
-        (self.connection.number, self.connection.identities) = (number, vec![self.identity.clone()]);
+        (self.connection.number, self.connection.member, self.connection.identities) = (number, self.member, vec![self.identity.clone()]);
         if wanted == 0 {
             self.connection = Connection { session: response.session, last_zxid: 0, sync_floor: 0, ..self.connection.clone() };
             self.watches = Watches::begin(begun.floor);

@@ -6,8 +6,8 @@
 //! - *Writes* (Z3): an answer's zxid is that of a transaction with exactly these operations of this session, and the outcome is its outcome. It is above
 //!   every zxid that anybody had been shown before the request began. What was refused is not in the log, what was written is there once.
 //! - *`sync`* (Z3): a read behind it shows at least every zxid that anybody had been shown before it began.
-//! - *Sessions* (Z5): none ends for its silence before its time-out is over since it began or since the leader that ends it was elected; none that has
-//!   ended is taken up again, none that lives is told to have ended; what a connection asked for is not carried out once its session has moved on.
+//! - *Sessions* (Z5): none ends for its silence before its time-out is over since it began, since the leader that ends it was elected, or since that leader
+//!   had a request of it itself; none that has ended is taken up again, none that lives is told to have ended; what a connection asked for is not carried out once its session has moved on.
 //! - *Watches* (Z6): [`super::watches`].
 
 use std::collections::BTreeMap;
@@ -31,6 +31,7 @@ const ROUNDING: Duration = Duration::from_millis(20);
 
 /// A transaction.
 struct Transaction {
+    term: u64,
     command: Option<Command>,
     outcome: Option<Result<Vec<OperationResult>, Failure>>,
     events: Vec<Event>,
@@ -45,6 +46,8 @@ struct SessionFacts {
     attached: Vec<(u64, i64)>,
     /// What was carried out for which of its connections.
     carried_out: Vec<(u64, i64)>,
+    /// The last write that was answered: when it was asked for, by way of which member, which transaction it was.
+    sign: Option<(Duration, usize, i64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,10 @@ struct Facts {
     tree: Tree,
     trees: BTreeMap<i64, Tree>,
     log: BTreeMap<i64, Transaction>,
-    elected: BTreeMap<u64, Duration>,
+    /// Who was elected in a term, and when.
+    elected: BTreeMap<u64, (u64, Duration)>,
+    /// Whose Raft id that is, by the number of the member.
+    members: BTreeMap<u64, usize>,
     /// The highest zxid that anybody was shown.
     shown: i64,
     values: BTreeMap<Bytes, Fate>,
@@ -83,6 +89,8 @@ pub struct Connection {
     pub session: i64,
     /// Counts the connections of this client.
     pub number: u64,
+    /// Which member it goes to.
+    pub member: usize,
     /// Who the client has shown to be.
     pub identities: Vec<Identity>,
     /// The zxid of the last answer of the session.
@@ -125,9 +133,14 @@ impl Oracle {
     }
 
     /// A member was elected.
-    pub fn elected(&self, term: u64) {
+    pub fn elected(&self, raft_id: u64, term: u64) {
         let now = self.world.now();
-        self.facts().elected.entry(term).or_insert(now);
+        self.facts().elected.entry(term).or_insert((raft_id, now));
+    }
+
+    /// That Raft id is that member's.
+    pub fn member(&self, raft_id: u64, index: usize) {
+        self.facts().members.insert(raft_id, index);
     }
 
     /// A member has carried out an entry: the command and what it came to, or none for one that asks nothing of the tree.
@@ -162,6 +175,7 @@ impl Oracle {
             }
             facts.trees.insert(zxid, facts.tree.clone());
             let transaction = Transaction {
+                term,
                 command: executed.map(|(command, _)| command.clone()),
                 outcome: executed.map(|(_, applied)| applied.outcome.clone()),
                 events: executed.map(|(_, applied)| applied.events.clone()).unwrap_or_default(),
@@ -253,6 +267,11 @@ impl Oracle {
         let mut facts = self.facts();
         let found = facts.check(connection, asked, zxid, error, body);
         facts.shown = facts.shown.max(zxid);
+        if matches!(asked.kind, Kind::Write { .. })
+            && let Some(record) = facts.sessions.get_mut(&connection.session)
+        {
+            record.sign = Some((asked.begun.at, connection.member, zxid));
+        }
         drop(facts);
         connection.last_zxid = connection.last_zxid.max(zxid);
         if let Err((invariant, detail)) = found {
@@ -291,8 +310,13 @@ impl Facts {
             && let Some(record) = self.sessions.get_mut(&session)
         {
             if command.session == 0 {
-                let elected_at = self.elected.get(&term).copied().unwrap_or_default();
-                for (since, what) in [(record.begun_at, "it began"), (elected_at, "its leader was elected")] {
+                let (leader, elected_at) = self.elected.get(&term).copied().unwrap_or_default();
+                // What came to the leader itself in that term was heard of before it was proposed.
+                let sign = record.sign.filter(|(_, member, zxid)| {
+                    self.members.get(&leader) == Some(member) && self.log.get(zxid).is_some_and(|transaction| transaction.term == term)
+                });
+                let heard_at = sign.map_or(Duration::ZERO, |(at, ..)| at);
+                for (since, what) in [(record.begun_at, "it began"), (elected_at, "its leader was elected"), (heard_at, "its leader had a request of it")] {
                     if now < since + least(record.timeout) {
                         let detail = format!("session {session:#x} with {:?} expired {:?} after {what}", record.timeout, now.saturating_sub(since));
                         wrong.push(("session-time-out", detail));
@@ -465,4 +489,219 @@ fn decode_read(kind: &Kind, error: i32, body: &mut Reader<'_>) -> Result<ShownRe
         }
         _ => (Some(body.stat()?), None, Vec::new()),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla::coordination::jute::Writer;
+    use ottla::coordination::op::CreateMode;
+
+    use super::super::request::{create, one};
+    use super::*;
+    use crate::world::{WorldOptions, run};
+
+    /// An oracle, and a member that applies what it is given to a tree of its own.
+    struct Stage {
+        oracle: Oracle,
+        world: World,
+        member: Tree,
+        index: u64,
+    }
+
+    const SESSION: i64 = 7;
+
+    impl Stage {
+        fn apply(&mut self, session: i64, request: Request) -> Applied {
+            self.index += 1;
+            let command = Command { session, time_ms: 0, request };
+            let applied = self.member.apply(&command, self.index as i64);
+            self.oracle.executed(1, self.index, 1, Some((&command, &applied)));
+            applied
+        }
+
+        fn write(&mut self, attached_zxid: i64, operation: Operation) -> Applied {
+            self.apply(SESSION, Request::Attached { attached_zxid, identities: Vec::new(), operations: vec![operation] })
+        }
+
+        fn connection(&self, number: u64) -> Connection {
+            Connection { session: SESSION, number, member: 0, identities: Vec::new(), last_zxid: 0, sync_floor: 0 }
+        }
+
+        fn asked(&self, kind: Kind) -> Asked {
+            Asked { xid: 1, kind, begun: self.oracle.begin() }
+        }
+
+        fn connected(&self, number: u64, begun: Begun) {
+            let response = ConnectResponse { timeout_ms: 3_000, session: SESSION, password: [1; 16], read_only: None };
+            self.oracle.connected(SESSION, number, begun, &response);
+        }
+    }
+
+    fn make(oracle: &Oracle, path: &str) -> (Operation, i32) {
+        create(path, oracle.value(1), CreateMode::Persistent, vec![acl::Acl::open()])
+    }
+
+    /// A run in which the session has begun (transaction 1) and `/a` exists (transaction 2).
+    fn verdict(body: impl AsyncFnOnce(&mut Stage) + Send + 'static) -> Verdict {
+        let report = run(WorldOptions::calm(1), move |world| async move {
+            let mut stage = Stage { oracle: Oracle::new(&world), world, member: Tree::new(), index: 0 };
+            stage.oracle.elected(1, 1);
+            stage.oracle.member(1, 0);
+            stage.apply(0, Request::OpenSession { session: SESSION, timeout_ms: 3_000, password: [1; 16] });
+            stage.connected(1, stage.oracle.begin());
+            let (operation, _) = make(&stage.oracle, "/a");
+            stage.write(1, operation);
+            body(&mut stage).await;
+            Verdict::Clean
+        });
+        report.verdict
+    }
+
+    fn shows(stage: &Stage, path: &str) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.stat(&stage.member.stat(path).unwrap());
+        out.finish().to_vec()
+    }
+
+    fn exists(path: &str) -> Kind {
+        Kind::Exists { path: path.to_owned(), watch: false }
+    }
+
+    fn is_broken(found: &Verdict, name: &str) -> bool {
+        matches!(found, Verdict::Correctness { invariant, .. } if invariant == name)
+    }
+
+    #[test]
+    fn what_is_in_order_is_clean() {
+        let found = verdict(async |stage: &mut Stage| {
+            let mut connection = stage.connection(1);
+            let (asked, body) = (stage.asked(exists("/a")), shows(stage, "/a"));
+            stage.oracle.answered(&mut connection, &asked, 2, 0, &body);
+            let write = make(&stage.oracle, "/b");
+            let asked = stage.asked(one(write.clone()));
+            stage.write(1, write.0);
+            let mut out = Writer::default();
+            out.string("/b");
+            out.stat(&stage.member.stat("/b").unwrap());
+            stage.oracle.answered(&mut connection, &asked, 3, 0, &out.finish());
+            stage.world.sleep(Duration::from_millis(2_500)).await;
+            stage.apply(0, Request::CloseSession { session: SESSION });
+            stage.oracle.connected(SESSION, 2, stage.oracle.begin(), &ConnectResponse::expired(None));
+        });
+        assert_eq!(found, Verdict::Clean);
+    }
+
+    #[test]
+    fn reads_show_the_tree_at_their_zxid_and_never_an_older_one() {
+        let other = verdict(async |stage: &mut Stage| {
+            let (asked, body) = (stage.asked(exists("/a")), shows(stage, "/a"));
+            stage.oracle.answered(&mut stage.connection(1), &asked, 1, 0, &body);
+        });
+        assert!(is_broken(&other, "read-answer"), "{other}");
+        let back = verdict(async |stage: &mut Stage| {
+            let (asked, body) = (stage.asked(exists("/a")), shows(stage, "/a"));
+            let mut connection = Connection { last_zxid: 3, ..stage.connection(1) };
+            stage.oracle.answered(&mut connection, &asked, 2, 0, &body);
+        });
+        assert!(is_broken(&back, "session-order"), "{back}");
+        let stale = verdict(async |stage: &mut Stage| {
+            let (first, body) = (stage.asked(exists("/a")), shows(stage, "/a"));
+            stage.oracle.answered(&mut stage.connection(1), &first, 2, 0, &body);
+            let mut other = stage.connection(2);
+            let sync = stage.asked(Kind::Sync);
+            stage.oracle.answered(&mut other, &sync, 1, 0, &[]);
+            let read = stage.asked(exists("/a"));
+            stage.oracle.answered(&mut other, &read, 1, ErrorCode::NoNode.code(), &[]);
+        });
+        assert!(is_broken(&stale, "stale-read-after-sync"), "{stale}");
+    }
+
+    #[test]
+    fn writes_are_answered_as_they_were_carried_out_once_and_in_real_time() {
+        let another = verdict(async |stage: &mut Stage| {
+            let asked = stage.asked(one(make(&stage.oracle, "/b")));
+            stage.oracle.answered(&mut stage.connection(1), &asked, 2, 0, &[]);
+        });
+        assert!(is_broken(&another, "write-answer"), "{another}");
+        let refused = verdict(async |stage: &mut Stage| {
+            let write = make(&stage.oracle, "/b");
+            let asked = stage.asked(one(write.clone()));
+            stage.write(1, write.0);
+            stage.oracle.answered(&mut stage.connection(1), &asked, 3, ErrorCode::NodeExists.code(), &[]);
+        });
+        assert!(is_broken(&refused, "refused-write"), "{refused}");
+        let twice = verdict(async |stage: &mut Stage| {
+            let value = stage.oracle.value(1);
+            for _ in 0..2 {
+                stage.write(1, Operation::Set { path: "/a".into(), data: Some(value.clone()), version: -1 });
+            }
+        });
+        assert!(is_broken(&twice, "exactly-once"), "{twice}");
+        let late = verdict(async |stage: &mut Stage| {
+            let write = make(&stage.oracle, "/b");
+            stage.write(1, write.0.clone());
+            let read = stage.asked(exists("/b"));
+            let body = shows(stage, "/b");
+            stage.oracle.answered(&mut stage.connection(1), &read, 3, 0, &body);
+            let asked = stage.asked(one(write));
+            stage.oracle.answered(&mut stage.connection(1), &asked, 3, 0, &[]);
+        });
+        assert!(is_broken(&late, "linearizable-write"), "{late}");
+        let differs = verdict(async |stage: &mut Stage| {
+            let command = Command { session: 0, time_ms: 0, request: Request::CloseSession { session: SESSION } };
+            stage.oracle.executed(
+                2,
+                3,
+                1,
+                Some((
+                    &command,
+                    &Applied {
+                        outcome: Ok(Vec::new()),
+                        events: vec![Event { path: "/a".into(), kind: ottla::coordination::op::EventKind::Deleted, acl: None }],
+                    },
+                )),
+            );
+        });
+        assert!(is_broken(&differs, "replay"), "{differs}");
+    }
+
+    #[test]
+    fn sessions_end_when_they_must_and_move_for_good() {
+        let early = verdict(async |stage: &mut Stage| {
+            stage.world.sleep(Duration::from_secs(2)).await;
+            stage.apply(0, Request::CloseSession { session: SESSION });
+        });
+        assert!(is_broken(&early, "session-time-out"), "{early}");
+        let heard = verdict(async |stage: &mut Stage| {
+            stage.world.sleep(Duration::from_secs(5)).await;
+            let write = make(&stage.oracle, "/b");
+            let asked = stage.asked(one(write.clone()));
+            stage.write(1, write.0);
+            let mut out = Writer::default();
+            out.string("/b");
+            out.stat(&stage.member.stat("/b").unwrap());
+            stage.oracle.answered(&mut stage.connection(1), &asked, 3, 0, &out.finish());
+            stage.world.sleep(Duration::from_secs(1)).await;
+            stage.apply(0, Request::CloseSession { session: SESSION });
+        });
+        assert!(is_broken(&heard, "session-time-out"), "{heard}");
+        let lives = verdict(async |stage: &mut Stage| {
+            stage.oracle.connected(SESSION, 2, stage.oracle.begin(), &ConnectResponse::expired(None));
+        });
+        assert!(is_broken(&lives, "session-expired"), "{lives}");
+        let again = verdict(async |stage: &mut Stage| {
+            stage.apply(SESSION, Request::EndSession { attached_zxid: 1 });
+            stage.world.sleep(Duration::from_millis(1)).await;
+            stage.connected(2, stage.oracle.begin());
+        });
+        assert!(is_broken(&again, "session-ended"), "{again}");
+        let unfenced = verdict(async |stage: &mut Stage| {
+            stage.apply(SESSION, Request::Attach { attached_zxid: 1, timeout_ms: 3_000, password: [1; 16] });
+            stage.connected(2, stage.oracle.begin());
+            // The value says over which connection it was asked for.
+            let (operation, _) = make(&stage.oracle, "/b");
+            stage.apply(SESSION, Request::Client { identities: Vec::new(), operations: vec![operation] });
+        });
+        assert!(is_broken(&unfenced, "session-moved"), "{unfenced}");
+    }
 }

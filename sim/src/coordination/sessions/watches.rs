@@ -178,3 +178,76 @@ impl Watches {
         if due == missed { Ok(()) } else { Err(format!("coming back at {zxid}, having seen {seen_zxid}, it was told of {missed:?}, and missed {due:?}")) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ottla::coordination::op::{Command, CreateMode, Operation, Request};
+
+    use super::*;
+    use crate::verdict::Verdict;
+    use crate::world::{WorldOptions, run};
+
+    /// Transaction 1 makes `/a`, 2 changes it, 3 makes `/a/b`, 4 deletes that.
+    fn with_history(body: impl FnOnce(&Oracle) + Send + 'static) {
+        let report = run(WorldOptions::calm(1), move |world| async move {
+            let oracle = Oracle::new(&world);
+            let mut tree = Tree::new();
+            let create = |path: &str| Operation::Create { path: path.into(), data: None, mode: CreateMode::Persistent };
+            let all = [create("/a"), Operation::set("/a", &b""[..], -1), create("/a/b"), Operation::delete("/a/b", -1)];
+            for (index, operation) in (1..).zip(all) {
+                let command = Command { session: 0, time_ms: 0, request: Request::One(operation) };
+                let applied = tree.apply(&command, index as i64);
+                oracle.executed(1, index, 1, Some((&command, &applied)));
+            }
+            body(&oracle);
+            Verdict::Clean
+        });
+        assert_eq!(report.verdict, Verdict::Clean);
+    }
+
+    fn told(zxid: i64, kind: EventKind, path: &str) -> Told {
+        (zxid, kind, path.to_owned())
+    }
+
+    #[test]
+    fn a_watch_is_told_once_of_the_first_change_and_before_the_answer_that_shows_it() {
+        with_history(|oracle| {
+            let mut watches = Watches::begin(1);
+            watches.add_data("/a", true);
+            watches.add_child("/a");
+            assert!(watches.answer(oracle, &[], 1).is_ok());
+            assert!(watches.event(oracle, &[], &told(2, EventKind::DataChanged, "/a")).is_ok());
+            let late = watches.answer(oracle, &[], 3).unwrap_err();
+            assert!(late.contains("ChildrenChanged"), "{late}");
+            let mut twice = Watches::begin(1);
+            twice.add_data("/a", true);
+            assert!(twice.event(oracle, &[], &told(2, EventKind::DataChanged, "/a")).is_ok());
+            assert!(twice.event(oracle, &[], &told(2, EventKind::DataChanged, "/a")).is_err());
+            let mut skips = Watches::begin(0);
+            skips.add_lasting("/", true);
+            assert!(skips.event(oracle, &[], &told(2, EventKind::DataChanged, "/a")).is_err());
+        });
+    }
+
+    #[test]
+    fn what_was_missed_is_told_on_coming_back() {
+        with_history(|oracle| {
+            let watched = || {
+                let mut watches = Watches::begin(1);
+                watches.add_data("/a", true);
+                watches.add_data("/none", false);
+                watches.add_child("/a");
+                // Fired there, and the connection was lost before it was told.
+                let _ = watches.answer(oracle, &[], 2);
+                watches.restore();
+                watches
+            };
+            let tree = oracle.tree_at(4).unwrap();
+            let missed = [(EventKind::DataChanged, "/a".to_owned()), (EventKind::ChildrenChanged, "/a".to_owned())];
+            let mut back = watched();
+            assert_eq!(back.set_again(&tree, &[], (1, 4), &missed), Ok(()));
+            assert!(!back.is_empty());
+            assert!(watched().set_again(&tree, &[], (1, 4), &missed[1..]).is_err());
+        });
+    }
+}

@@ -14,10 +14,11 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     pub(super) fn tell_network(&self) {
         if let Some(network) = &self.network {
             let mut addresses: BTreeMap<u64, &str> = self.replicated.members.iter().map(|(id, record)| (*id, record.address.as_str())).collect();
-            // One that has just joined knows nobody, or not yet where a member is reached that was alone before.
+            // One that has just joined knows nobody, or not yet where a member is reached that was alone before; and one that was away does not know those
+            // that joined meanwhile. If one of them leads, it learns of it only by answering.
             let is_new = !addresses.contains_key(&self.raft_id);
             for (id, address) in &self.met {
-                if addresses.get(id).map_or(is_new, |known| known.is_empty()) {
+                if addresses.get(id).map_or(is_new || *id >= self.replicated.next_raft_id, |known| known.is_empty()) {
                     addresses.insert(*id, address);
                 }
             }
