@@ -16,7 +16,7 @@
 //! | `hub`, `housekeeping` | those two with the connections; the end of silent sessions and of idle znodes |
 //! | `jute`, `protocol` | ZooKeeper's serialisation and client protocol |
 //! | `server` | serves ZooKeeper's clients on a port |
-//! | `client` | a small client of that protocol: the command line uses it |
+//! | `client` | a client of that protocol, for this service or an Apache ZooKeeper: brokers and the command line use it |
 
 pub mod acl;
 pub mod client;

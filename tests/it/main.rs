@@ -16,5 +16,6 @@ mod coordination;
 mod disk_full;
 mod hostile;
 mod kill;
+mod outside;
 mod recovery;
 mod start;
