@@ -123,9 +123,9 @@ impl<R: Runtime> Broker<R> {
         };
         self.groups.set_partition_count(topic.partition_count().max(1));
         for (number, assigned) in topic.partitions.iter().enumerate() {
-            if assigned.leader == self.id()
-                && let Some(partition) = self.replicas.partition(CONSUMER_OFFSETS_TOPIC, number as i32)
-            {
+            if assigned.leader != self.id() {
+                self.groups.unload(number as i32, Some(assigned.leader_epoch));
+            } else if let Some(partition) = self.replicas.partition(CONSUMER_OFFSETS_TOPIC, number as i32) {
                 self.groups.load(number as i32, assigned.leader_epoch, Leadership::of(partition));
             }
         }

@@ -74,13 +74,15 @@ pub(super) async fn fenced<R: Runtime>(
     Ok(results)
 }
 
-/// The znodes of a partition that is new: led by its first replica, all replicas in sync.
+/// The znodes of a partition that is new: led by its first replica, which alone is in sync: nothing is replicated yet, and what is acknowledged must not say
+/// otherwise.
 pub(super) fn new_partition(topic: &str, partition: i32, replicas: &[i32], controller_epoch: i32) -> (Vec<Operation>, PartitionImage) {
     let leader = replicas.first().copied().unwrap_or(-1);
-    let state = PartitionState { version: 1, leader, leader_epoch: 0, controller_epoch, isr: replicas.to_vec() };
+    let isr: Vec<i32> = replicas.first().copied().into_iter().collect();
+    let state = PartitionState { version: 1, leader, leader_epoch: 0, controller_epoch, isr: isr.clone() };
     let operations =
         vec![Operation::create(znodes::partition_path(topic, partition), ""), Operation::create(znodes::state_path(topic, partition), state.encode())];
-    let image = PartitionImage { leader, leader_epoch: 0, replicas: replicas.to_vec(), isr: replicas.to_vec(), partition_epoch: 0 };
+    let image = PartitionImage { leader, leader_epoch: 0, replicas: replicas.to_vec(), isr, partition_epoch: 0 };
     (operations, image)
 }
 
@@ -253,6 +255,7 @@ impl<R: Runtime> Changes<R> {
         let mut results = Vec::with_capacity(plans.len());
         for (owner, plan) in plans.into_iter().enumerate() {
             let created = match plan {
+                Ok(plan) if is_replicated(&plan.replicas) => Err(not_replicated()),
                 Ok(plan) if validate_only => Ok(CreatedTopic { topic: Arc::new(self.image_of(&plan, Uuid::nil(), &mut Vec::new(), owner)) }),
                 Ok(plan) => self.creation_units(plan, owner, &mut units).await,
                 Err(error) => Err(error),
@@ -364,7 +367,7 @@ impl<R: Runtime> Changes<R> {
                 results.push(Err(ApiError::new(ResponseError::InvalidRequest, "Duplicate topic name.")));
                 continue;
             }
-            let plan = topics::plan_growth(&image, growth);
+            let plan = topics::plan_growth(&image, growth).and_then(|plan| if is_replicated(&plan.1) { Err(not_replicated()) } else { Ok(plan) });
             results.push(plan.as_ref().map(|_| ()).map_err(Clone::clone));
             let Ok((topic, added)) = plan else { continue };
             let mut topic = TopicImage::clone(&topic);
@@ -466,6 +469,16 @@ impl<R: Runtime> Changes<R> {
         let (path, data) = (format!("{}/config_change_", znodes::CONFIG_CHANGES), Some(entity.encode_change()));
         Ok(vec![settings, Operation::Create { path, data, mode: CreateMode::PersistentSequential }])
     }
+}
+
+fn is_replicated(replicas: &[Vec<i32>]) -> bool {
+    replicas.iter().any(|replicas| replicas.len() > 1)
+}
+
+/// Followers do not fetch yet: more than one replica would be a promise that is not kept.
+fn not_replicated() -> ApiError {
+    let message = "This release keeps one replica of each partition, whatever the number of brokers. Use a replication factor of 1.";
+    ApiError::new(ResponseError::InvalidReplicationFactor, message)
 }
 
 /// A new topic's id.

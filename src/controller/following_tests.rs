@@ -242,11 +242,10 @@ fn a_registration_of_others_that_cannot_be_read_is_left_alone() {
 #[test]
 fn a_ghost_gives_way_at_once_and_another_broker_is_waited_for_and_named() {
     with_tree(|tree| async move {
-        let ghost = tree.broker(1).await;
-        ghost.create("t", &[1]).await.unwrap();
-        let epoch = ghost.controller.image().brokers[&1].epoch;
         // The process is gone; its session is not.
-        let own = ghost.session.id();
+        let ghost = tree.session().await;
+        registration::create_persistent(&ghost).await.unwrap();
+        let epoch = registration::register(&tree.rt, &ghost, &config(1, 1)).await.unwrap().0.epoch;
         let one = tree.session().await;
         let (broker, reign) = registration::register(&tree.rt, &one, &config(1, 1)).await.unwrap();
         assert!(broker.epoch > epoch);
@@ -254,7 +253,7 @@ fn a_ghost_gives_way_at_once_and_another_broker_is_waited_for_and_named() {
         for path in ["/brokers/ids/1", "/controller"] {
             assert_eq!(tree.coordination.exists(path).await.unwrap().unwrap().ephemeral_owner, one.id());
         }
-        assert_ne!(own, one.id());
+        assert_ne!(ghost.id(), one.id());
         let error = tree.start(config(1, 99)).await.map(drop).unwrap_err();
         assert!(matches!(&error, StartError::Held { path, holder } if path == "/brokers/ids/1" && holder.contains("host1")), "{error}");
         let waiting = tree.start(config(1, 99));
@@ -275,14 +274,22 @@ fn a_ghost_gives_way_at_once_and_another_broker_is_waited_for_and_named() {
 fn a_tree_that_is_emptied_deletes_no_topic() {
     with_tree(|tree| async move {
         let one = tree.broker(1).await;
-        one.create("t", &[1]).await.unwrap();
+        let topic = one.create("t", &[1]).await.unwrap().topic;
+        let cluster = tree.coordination.get("/cluster/id").await.unwrap().data;
+        let mut contents = Vec::new();
+        for rest in ["", "/partitions", "/partitions/0", "/partitions/0/state"] {
+            let path = format!("/brokers/topics/t{rest}");
+            contents.push((path.clone(), tree.coordination.get(&path).await.unwrap().data));
+        }
         let mut doomed = vec![Operation::delete("/cluster/id", ANY_VERSION)];
         let paths = ["/partitions/0/state", "/partitions/0", "/partitions", ""];
         doomed.extend(paths.iter().map(|rest| Operation::delete(format!("/brokers/topics/t{rest}"), ANY_VERSION)));
         tree.coordination.multi(doomed).await.unwrap();
-        // Whatever is asked next comes after the task has looked at that.
-        let asked = one.create("u", &[1]).await;
-        assert_eq!(asked.unwrap_err().code, ResponseError::RequestTimedOut);
-        assert!(one.controller.image().topic("t").is_some());
+        // It comes back, with what was in it: the topic is the one that it was, and was never gone.
+        let mut restored = vec![Operation::create("/cluster/id", cluster), Operation::create("/brokers/topics/x", r#"{"version":1,"partitions":{"0":[1]}}"#)];
+        restored.extend(contents.into_iter().map(|(path, data)| Operation::create(path, data)));
+        tree.coordination.multi(restored).await.unwrap();
+        let image = one.sees(|image| image.topic("x").is_some()).await;
+        assert!(Arc::ptr_eq(image.topic("t").unwrap(), &topic));
     });
 }

@@ -24,8 +24,8 @@ use crate::coordination::client::{Session, State, Watcher};
 use crate::coordination::op::{ANY_VERSION, ErrorCode, Failure, Operation, OperationResult};
 use crate::runtime::{Instant, Runtime};
 
-/// How long a change may take, its time in the queue included: Kafka's default of `request.timeout.ms`, after which clients ask again.
-pub(super) const CHANGE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a change may take, its time in the queue included: less than clients wait (`request.timeout.ms`, 30 s), so that they hear of it.
+pub(super) const CHANGE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between two attempts to get a footing in the tree that failed for a reason that may last.
 const RETRY: Duration = Duration::from_secs(5);
@@ -111,7 +111,10 @@ impl<R: Runtime> Task<R> {
                 Err(Interrupted::Failed(error)) => return Err(error),
                 Err(Interrupted::Stopped | Interrupted::Expired) => return Err(Failure::new(ErrorCode::SessionExpired, "").into()),
                 // The connection may be lost, or another broker starts too.
-                Err(Interrupted::Doubt) => session.connected(patience).await?,
+                Err(Interrupted::Doubt) => {
+                    task.changes.rt.sleep(RETRY_SOON).await;
+                    session.connected(patience).await?;
+                }
             }
         }
     }
@@ -189,7 +192,11 @@ impl<R: Runtime> Task<R> {
             let mut next = Some(interrupted);
             while let Some(interrupted) = next.take() {
                 let pause = match interrupted {
-                    Interrupted::Stopped => return,
+                    Interrupted::Stopped => {
+                        // At once if nobody serves it: it ends after its time-out then.
+                        self.changes.session.close().await;
+                        return;
+                    }
                     Interrupted::Expired => None,
                     Interrupted::Doubt => Some(RETRY_SOON),
                     Interrupted::Failed(error) => {
@@ -370,7 +377,7 @@ impl<R: Runtime> Task<R> {
         match read.get(&own) {
             // Deleted by hand: registering again makes it anew.
             None => return Err(Interrupted::Doubt),
-            Some((_, holder)) if *holder != session.id() && session.id() != 0 => {
+            Some((_, holder)) if *holder != session.id() => {
                 let why = format!(
                     "another process has registered as broker {own} with this broker's log directory (session {holder:#x}): this one must not go on; look for a \
                      second process on the same or a copied directory"

@@ -17,7 +17,7 @@
 //! | `jute`, `protocol` | ZooKeeper's serialisation and client protocol |
 //! | `server` | serves ZooKeeper's clients on a port |
 //! | `service` | one member as it is configured: who it is, its secret, its ports, its start and its end |
-//! | `client` | a small client of that protocol: the command line uses it |
+//! | `client` | a client of that protocol, for this service or an Apache ZooKeeper: brokers and the command line use it |
 
 pub mod acl;
 pub mod client;

@@ -171,11 +171,16 @@ impl<R: Runtime> ReplicaManager<R> {
     }
 
     fn lacks_replicas(&self, topic: &TopicReplicas<R>) -> bool {
-        let assigned = topic.image.partitions.iter().map(|partition| partition.replicas.contains(&self.broker_id));
+        let assigned = topic.image.partitions.iter().map(|partition| self.leads(partition));
         topic.partitions.iter().zip(assigned).any(|(partition, assigned)| assigned && partition.is_none())
     }
 
-    /// Brings one replica, which is there or is to be opened; none if this broker is to hold none.
+    /// Whether this broker leads the partition. Replicas that others lead are not served: nothing is replicated yet.
+    fn leads(&self, assigned: &PartitionImage) -> bool {
+        assigned.leader == self.broker_id && assigned.replicas.contains(&self.broker_id)
+    }
+
+    /// Brings one replica, which is there or is to be opened; none if this broker is to hold none, or does not lead it.
     async fn follow(
         &self,
         id: TopicPartition,
@@ -184,7 +189,10 @@ impl<R: Runtime> ReplicaManager<R> {
         known: Option<&Arc<Partition<R>>>,
         config: &LogConfig,
     ) -> Result<Option<Arc<Partition<R>>>, PartitionError> {
-        if !assigned.replicas.contains(&self.broker_id) {
+        if !self.leads(assigned) {
+            if let Some(partition) = known {
+                partition.resign();
+            }
             return Ok(None);
         }
         if let Some(partition) = known {

@@ -197,7 +197,12 @@ impl<R: Runtime> Partition<R> {
         self.waiting.wake_all();
     }
 
-    /// Whether the topic is deleted.
+    /// Ends all waiting: this broker leads the partition no more. Its log stays; if it leads again, that is another [`Partition`] over the same log.
+    pub fn resign(&self) {
+        self.mark_deleted();
+    }
+
+    /// Whether the topic is deleted, or led elsewhere.
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::SeqCst)
     }

@@ -17,5 +17,6 @@ mod disk_full;
 mod ensemble;
 mod hostile;
 mod kill;
+mod outside;
 mod recovery;
 mod start;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,10 @@ pub fn temp_dir() -> TempDir {
 
 /// A port below those that the system gives to outgoing connections, so that nobody takes it while a broker restarts.
 pub fn steady_port() -> u16 {
-    let first = 18_000 + (std::process::id() % 9_000) as u16;
-    (first..first + 1_000).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("one of a thousand ports is free")
+    /// Tests run beside each other: each call looks in a range of its own.
+    static CALLS: AtomicU16 = AtomicU16::new(0);
+    let first = 18_000 + (std::process::id() % 9_000) as u16 + 50 * CALLS.fetch_add(1, Ordering::Relaxed);
+    (first..first + 50).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("one of fifty ports is free")
 }
 
 /// As many such ports, for processes that must know each other's beforehand. Tests that run at the same time draw from different lots.

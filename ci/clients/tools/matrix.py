@@ -1,7 +1,8 @@
 """The matrix of Kafka 3.9's console tools, each started as its script starts it: one JSON line per case on standard output.
 
 --lib DIR    the tools' jars; --data DIR the broker's log directory, for DumpLogSegments (without it these cases are left out)
---ottla PATH the binary, for `ottla log adopt` of a directory that Kafka 3.9 has written (without it this case is left out)
+--ottla PATH the binary, for `ottla log adopt` of a directory that Kafka 3.9 has written, and for a broker on Apache ZooKeeper (without it these cases
+             are left out)
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -288,6 +290,87 @@ log.index.interval.bytes=500
         shutil.rmtree(work, ignore_errors=True)
 
 
+def on_zookeeper():
+    """A broker of ours whose coordination is an Apache ZooKeeper 3.8, below a chroot: topics and records, a restart of ZooKeeper, an expired session."""
+    work = tempfile.mkdtemp(prefix="ottla-outside-")
+    running = []
+
+    def start(log, *command):
+        with open(f"{work}/{log}", "a", encoding="utf-8") as f:
+            running.append(subprocess.Popen(command, stdout=f, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=work))
+        return running[-1]
+
+    def start_zookeeper():
+        process = start("zk.log", *java("org.apache.zookeeper.server.quorum.QuorumPeerMain", "-Xmx64m"), f"{work}/zk.properties")
+        await_port(zookeeper, process, f"{work}/zk.log")
+        return process
+
+    def start_broker():
+        process = start("ottla.log", options.ottla, "broker", "-o", f"listeners=PLAINTEXT://127.0.0.1:{ours}", "-o", f"log.dirs={work}/data", "-o", "broker.id=1",
+                        "-o", f"zookeeper.connect=127.0.0.1:{zookeeper}/kafka/a", "-o", "zookeeper.session.timeout.ms=4000", "-o", "group.initial.rebalance.delay.ms=0",
+                        "-o", "offsets.topic.num.partitions=3", "-o", "num.partitions=3")
+        await_port(ours, process, f"{work}/ottla.log")
+        return process
+
+    def coordination(*args):
+        done = subprocess.run([options.ottla, "coordination", *args, "--server", f"127.0.0.1:{zookeeper}/kafka/a"], capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        return done.stdout if done.returncode == 0 else None
+
+    def until(what, holds):
+        end = time.monotonic() + LIMIT_S
+        while not (found := holds()):
+            expect(time.monotonic() < end, f"{what}: not within {LIMIT_S} s; the broker said {Path(f'{work}/ottla.log').read_text(encoding='utf-8')[-800:]}")
+        return found
+
+    def epoch():
+        text = coordination("stat", "/brokers/ids/1")
+        return text and int(re.search(r"czxid = (0x[0-9a-f]+)", text)[1], 16)
+
+    try:
+        zookeeper, ours = free_port(), free_port()
+        bootstrap = f"127.0.0.1:{ours}"
+        Path(f"{work}/zk.properties").write_text(f"dataDir={work}/zk\nclientPort={zookeeper}\nclientPortAddress=127.0.0.1\nadmin.enableServer=false\ntickTime=500\n", encoding="utf-8")
+        zk, broker = start_zookeeper(), None
+        broker = start_broker()
+        tool(TOPICS, "--create", "--topic", "made", "--partitions", "2", "--replication-factor", "1", bootstrap=bootstrap)
+        expect('"topic_id"' in coordination("get", "/brokers/topics/made"), "the topic is not in ZooKeeper")
+        console("zstd", bootstrap=bootstrap)
+        # As Kafka's tools before 3.0 made topics: the znode alone.
+        coordination("set", "/brokers/topics/raw", '{"version":1,"partitions":{"0":[1]}}', "--create")
+        until("a topic that was made in ZooKeeper", lambda: "raw" in tool(TOPICS, "--list", bootstrap=bootstrap).split())
+        tool(PRODUCER, "--topic", "raw", stdin="one\n", bootstrap=bootstrap)
+        # ZooKeeper is started again: the session is the same.
+        first = epoch()
+        zk.terminate()
+        zk.wait(40)
+        tool(PRODUCER, "--topic", "raw", stdin="two\n", bootstrap=bootstrap)
+        zk = start_zookeeper()
+        until("a topic after ZooKeeper's restart", lambda: "Created topic" in tool(TOPICS, "--create", "--topic", "after", bootstrap=bootstrap, ok=False))
+        same(first, epoch(), "the broker's epoch after ZooKeeper's restart")
+        # The broker is paused for longer than its session: it registers again, with another epoch.
+        broker.send_signal(signal.SIGSTOP)
+        until("the end of the session", lambda: coordination("stat", "/brokers/ids/1") is None)
+        broker.send_signal(signal.SIGCONT)
+        second = until("another registration", epoch)
+        expect(second > first, f"the epoch {second:#x} is not after {first:#x}")
+        tool(TOPICS, "--create", "--topic", "expired", bootstrap=bootstrap)
+        # Killed, and back before its session has ended.
+        broker.kill()
+        broker.wait(40)
+        broker = start_broker()
+        found = tool(CONSUMER, "--topic", "raw", "--from-beginning", "--max-messages", "2", "--timeout-ms", "20000", bootstrap=bootstrap).split()
+        same(["one", "two"], found, "records read")
+        broker.terminate()
+        same(0, broker.wait(40), "the broker's exit code")
+        same(None, coordination("stat", "/brokers/ids/1"), "its registration after it stopped")
+    finally:
+        for p in reversed(running):
+            if p.poll() is None:
+                p.kill()
+                p.wait()
+        shutil.rmtree(work, ignore_errors=True)
+
+
 case("topics", topics)
 case("configs", configs)
 for codec_ in ("none", "gzip", "snappy", "lz4", "zstd"):
@@ -301,4 +384,5 @@ if options.data:
     case("dump/producer-snapshots", dump_producers)
 if options.ottla:
     case("adopt", adopt)
+    case("on-zookeeper", on_zookeeper)
 sys.exit(1 if failed else 0)

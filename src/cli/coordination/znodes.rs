@@ -95,6 +95,7 @@ const REQUEST_MAX_BYTES: usize = 64 << 20;
 impl From<op::Failure> for Failure {
     fn from(failure: op::Failure) -> Self {
         Self::Message(match failure.code {
+            ErrorCode::ConnectionLoss if failure.path.is_empty() => "no answer came in time; whether a change was made is unknown".to_owned(),
             ErrorCode::ConnectionLoss => format!("'{}': the connection was lost; whether a change was made is unknown", failure.path),
             _ => failure.to_string(),
         })
@@ -136,10 +137,7 @@ impl Asked {
         tokio::select! {
             biased;
             answer = asked => answer,
-            () = late => {
-                tracing::warn!("no answer within {} ms", self.patience.as_millis());
-                Err(op::Failure::new(ErrorCode::ConnectionLoss, ""))
-            }
+            () = late => Err(op::Failure::new(ErrorCode::ConnectionLoss, "")),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::io;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub(super) struct Driver<R: Runtime> {
     pub(super) exchange: Exchange<Answer>,
     /// The session; 0 before there is one.
     pub(super) session: i64,
+    /// The same, for the handles.
+    pub(super) id: Arc<AtomicI64>,
     pub(super) password: [u8; 16],
     /// The time-out that the ensemble granted.
     pub(super) timeout: Duration,
@@ -171,6 +174,7 @@ impl<R: Runtime> Driver<R> {
                 Ok((_, response)) if response.session == 0 || response.timeout_ms <= 0 => return Err(Ended::Expired),
                 Ok((link, response)) => {
                     self.session = response.session;
+                    self.id.store(self.session, Ordering::Release);
                     self.password = response.password;
                     self.timeout = Duration::from_millis(u64::try_from(response.timeout_ms).unwrap_or(0));
                     return Ok(link);

@@ -26,7 +26,7 @@ pub use self::single::Client;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -216,6 +216,7 @@ struct Shared {
     control: mpsc::UnboundedSender<Control>,
     state: watch::Receiver<State>,
     watchers: Arc<Watchers>,
+    id: Arc<AtomicI64>,
     last_watcher: AtomicU64,
 }
 
@@ -237,7 +238,7 @@ impl<R: Runtime> Session<R> {
         let (requests, queue) = mpsc::channel(QUEUE_COUNT);
         let (control, controls) = mpsc::unbounded_channel();
         let (publisher, state) = watch::channel(State::Connecting { why: None });
-        let watchers = Arc::new(Watchers::default());
+        let (watchers, id) = (Arc::new(Watchers::default()), Arc::new(AtomicI64::new(0)));
         let driver = Driver {
             rt: rt.clone(),
             connector: connector.clone(),
@@ -248,6 +249,7 @@ impl<R: Runtime> Session<R> {
             watchers: watchers.clone(),
             exchange: Exchange::default(),
             session: 0,
+            id: id.clone(),
             password: [0; 16],
             timeout: options.session_timeout,
             credentials: Vec::new(),
@@ -255,7 +257,7 @@ impl<R: Runtime> Session<R> {
             closing: None,
         };
         rt.spawn("coordination-client", driver.run());
-        Self { rt, shared: Arc::new(Shared { connector, options, requests, control, state, watchers, last_watcher: AtomicU64::new(0) }) }
+        Self { rt, shared: Arc::new(Shared { connector, options, requests, control, state, watchers, id, last_watcher: AtomicU64::new(0) }) }
     }
 
     /// Begins a session and waits for it, within `patience`.
@@ -298,12 +300,9 @@ impl<R: Runtime> Session<R> {
         self.shared.state.clone()
     }
 
-    /// The session's id; 0 unless a member serves it at the moment.
+    /// The session's id; 0 before a member has served it.
     pub fn id(&self) -> i64 {
-        match *self.shared.state.borrow() {
-            State::Connected { session, .. } => session,
-            _ => 0,
-        }
+        self.shared.id.load(Ordering::Acquire)
     }
 
     /// The session's time-out: as granted if a member serves it at the moment, else as asked for.

@@ -211,6 +211,7 @@ impl<R: Runtime> Server<R> {
         let config = ServerConfig { max_frame_bytes: 2 * super::REQUEST_MAX_BYTES, ..ServerConfig::default() };
         Self {
             inner: Arc::new(Inner {
+                since_ms: housekeeping::clock_ms(coordination.rt.now()),
                 coordination: Coordination { session: 0, ..coordination },
                 config,
                 bound: Vec::new(),
