@@ -161,7 +161,9 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         if !voters.contains(&raft_id) {
             return None; // It decides nothing.
         }
-        let is_up = |id: u64| id == self.raft_id || self.core.progress(id).is_some_and(|progress| progress.is_active);
+        // A link that broke tells sooner than an election time-out without a word.
+        let unreachable = self.network.as_ref().map(super::Network::unreachable).unwrap_or_default();
+        let is_up = |id: u64| id == self.raft_id || (self.core.progress(id).is_some_and(|progress| progress.is_active) && !unreachable.contains_key(&id));
         let name = |id: u64| match self.replicated.members.get(&id) {
             Some(record) if record.server_id != 0 => format!("server.{}", record.server_id),
             _ => format!("member {id}"),
