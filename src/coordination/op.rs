@@ -50,10 +50,12 @@ pub enum ErrorCode {
     SessionMoved,
     /// −1: an error that this code has no name for. This service sends none such; others do.
     SystemError,
+    /// −13: too few members of the wanted membership take part.
+    NewConfigNoQuorum,
 }
 
 /// All codes: [`ErrorCode::from_code`] looks here.
-const ALL_CODES: [ErrorCode; 19] = [
+const ALL_CODES: [ErrorCode; 20] = [
     ErrorCode::Ok,
     ErrorCode::RuntimeInconsistency,
     ErrorCode::ConnectionLoss,
@@ -73,6 +75,7 @@ const ALL_CODES: [ErrorCode; 19] = [
     ErrorCode::ReconfigDisabled,
     ErrorCode::SessionMoved,
     ErrorCode::SystemError,
+    ErrorCode::NewConfigNoQuorum,
 ];
 
 impl ErrorCode {
@@ -98,6 +101,7 @@ impl ErrorCode {
             Self::ReconfigDisabled => -123,
             Self::SessionMoved => -118,
             Self::SystemError => -1,
+            Self::NewConfigNoQuorum => -13,
         }
     }
 
@@ -129,6 +133,7 @@ impl fmt::Display for ErrorCode {
             Self::ReconfigDisabled => "the membership cannot be changed by reconfig",
             Self::SessionMoved => "the session is served over another connection by now",
             Self::SystemError => "the coordination service failed",
+            Self::NewConfigNoQuorum => "the members did not come to the wanted membership in time; /zookeeper/config tells what it is",
         };
         write!(f, "{meaning} ({self:?} {})", self.code())
     }
@@ -388,6 +393,13 @@ pub enum Request {
         /// As for `Attached`.
         attached_zxid: i64,
     },
+    /// A member says where it serves clients: `/zookeeper/config` tells it from then on. Nothing if that does not name the member.
+    Announce {
+        /// The `N` of its `server.N`.
+        server_id: u32,
+        /// Where, as `host:port`.
+        client_address: String,
+    },
 }
 
 impl Request {
@@ -396,7 +408,8 @@ impl Request {
         match self {
             Self::One(operation) => std::slice::from_ref(operation),
             Self::Multi(operations) | Self::Client { operations, .. } | Self::Attached { operations, .. } => operations,
-            Self::CreateSession { .. } | Self::CloseSession { .. } | Self::OpenSession { .. } | Self::Attach { .. } | Self::EndSession { .. } => &[],
+            Self::CreateSession { .. } | Self::CloseSession { .. } | Self::OpenSession { .. } => &[],
+            Self::Attach { .. } | Self::EndSession { .. } | Self::Announce { .. } => &[],
         }
     }
 }
