@@ -299,6 +299,8 @@ fn zookeeper_config(config: &BrokerConfig) -> ServerConfig {
         words: config.four_letter_words.clone(),
         super_digest: config.super_digest.clone(),
         has_ttl: config.extended_types_enabled,
+        // A broker that is alone has no membership to change.
+        has_reconfig: false,
         idle_check_ms: u64::try_from(config.container_check_interval_ms).unwrap_or(u64::MAX),
         never_used_ms: config.container_never_used_ms,
         data_dir: config.log_dirs[0].join(crate::coordination::DIR_NAME).display().to_string(),

@@ -44,6 +44,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::ensemble::consensus::Change;
+use self::ensemble::peer::Wish;
 use self::ensemble::start::{self, EnsembleConfig, StartError};
 use self::ensemble::{ChangeRefused, Observer, Status};
 use self::hub::Hub;
@@ -104,6 +105,8 @@ enum Message {
         change: Change,
         answer: oneshot::Sender<Result<(), ChangeRefused>>,
     },
+    /// A step to another membership, for whoever leads.
+    Wish(Wish),
     /// Answered once a member that is alone serves.
     Ready {
         answer: oneshot::Sender<()>,
@@ -301,6 +304,11 @@ impl<R: Runtime> Coordination<R> {
         let (answer, wait) = oneshot::channel();
         self.queue.send(Message::Change { change, answer }).await.map_err(|_| ChangeRefused::Ended)?;
         wait.await.unwrap_or(Err(ChangeRefused::Ended))
+    }
+
+    /// Tells whoever leads of a step to another membership that a client wants. What comes of it is in the log.
+    async fn wish(&self, wish: Wish) {
+        let _ = self.queue.send(Message::Wish(wish)).await;
     }
 
     /// The same service on behalf of a session that exists, for a client that comes back to it.
