@@ -9,7 +9,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | `cli`, [`production`] | the command line; the broker bound to tokio, once |
+//! | `cli`, [`production`] | the command line; the broker and the coordinator bound to tokio, once |
 //! | [`broker`] | connections, dispatch, one handler file per family of APIs |
 //! | [`group`], [`controller`] | consumer groups; topics, their placement and configuration: pure cores with thin edges |
 //! | [`replication`] | the partitions this broker holds: leader epoch, high watermark |
@@ -19,7 +19,7 @@
 //! | [`purgatory`] | requests that wait for a high watermark |
 //! | [`client`] | a small Kafka client over the runtime: the command line and simulated workloads use it |
 //! | [`record`], [`wire`] | record batches read in place; the Kafka protocol's frames and hot codecs |
-//! | [`config`], [`codec`] | `server.properties` and topic keys, typed; the frames of our own persistent formats |
+//! | [`config`], [`codec`] | `server.properties`, `coordinator.properties` and topic keys, typed; the frames of our own persistent formats |
 //! | [`runtime`] | THE boundary: clock, timers, tasks, entropy, sockets, files |
 //!
 //! A pure module takes `(&mut self, event, now) -> actions`: no I/O, no clock, no randomness, no mention of `R`. Property tests and the simulator drive the
@@ -47,7 +47,7 @@
 //! # Where to change what
 //!
 //! * A new API: a row in [`wire::api`], an arm in [`broker::dispatch`], a file in [`broker::handlers`].
-//! * A new configuration key: a line in `config/broker.rs` or `config/topic.rs`; `DescribeConfigs` and the checks follow.
+//! * A new configuration key: a line in `config/broker.rs`, `config/coordination.rs` or `config/topic.rs`; `DescribeConfigs` and the checks follow.
 //! * A new kind of I/O: a function in [`runtime`] with its contract, both sides, and a test in `tests/contract.rs`.
 //! * A bug found by the simulator: its seed in `ci/seeds.txt` and a named scenario in `sim/`.
 

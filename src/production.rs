@@ -130,6 +130,7 @@ fn coordinator_greeting(member: &Service<TokioRuntime>, dirs: &Dirs) -> Vec<Stri
     let who = member.server_id().map_or_else(|| "coordinator, alone".to_owned(), |id| format!("coordinator server.{id}"));
     let mut lines = vec![format!("Ottla {} · {who}", env!("CARGO_PKG_VERSION"))];
     lines.extend(clients_lines(member.bound()));
+    lines.extend(member.admin_bound().iter().map(|address| format!("administrators' commands at http://{address}{}", member.admin_command_url())));
     lines.push(format!("data in {}", dirs.log.display()));
     if let Some(address) = member.bound().first() {
         let host = if address.ip().is_unspecified() || address.ip().is_loopback() { "localhost".to_owned() } else { address.ip().to_string() };

@@ -30,10 +30,14 @@ words! {
     Cons = "cons",
     /// Forgets what is counted of each connection.
     Crst = "crst",
+    /// How many bytes its log and its snapshots take.
+    Dirs = "dirs",
     /// Its sessions and their ephemeral znodes.
     Dump = "dump",
     /// Where it runs.
     Envi = "envi",
+    /// What is traced: nothing, here.
+    Gtmk = "gtmk",
     /// Whether it serves reads only.
     Isro = "isro",
     /// What is counted, for monitoring.
@@ -46,6 +50,8 @@ words! {
     Srvr = "srvr",
     /// That, and its connections.
     Stat = "stat",
+    /// Sets what is traced, by eight more bytes: nothing, here.
+    Stmk = "stmk",
     /// Watches by session.
     Wchc = "wchc",
     /// Watches by path.

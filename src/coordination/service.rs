@@ -15,7 +15,7 @@ use super::server::{Server, ServerConfig};
 use super::storage::{self, StorageError};
 use super::{Coordination, Options};
 use crate::config::coordination::CoordinationConfig;
-use crate::runtime::{Disk, HostPort, Runtime, Task, bind};
+use crate::runtime::{Disk, HostPort, Listener, Runtime, Task, bind};
 
 pub use self::secret::{SECRET_FILE_NAME, read_secret};
 
@@ -54,6 +54,17 @@ pub enum ServiceError {
         /// What to do.
         advice: &'static str,
     },
+    /// The port of administrators could not be bound.
+    #[error("cannot listen for administrators on {address} (admin.serverPort): {source}; set another admin.serverPort, or admin.enableServer=false")]
+    AdminPort {
+        /// Where.
+        address: HostPort,
+        /// Why.
+        source: io::Error,
+    },
+    /// This build cannot.
+    #[error("admin.enableServer=true, and this Ottla was built without the feature `http`; set it to false")]
+    NoHttp,
     /// A file or a directory.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -95,6 +106,7 @@ pub struct Bound<R: Runtime> {
     dirs: Dirs,
     own: Option<u32>,
     sockets: Vec<R::Listener>,
+    administrators: Vec<R::Listener>,
 }
 
 /// A member that takes part.
@@ -105,6 +117,8 @@ pub struct Service<R: Runtime> {
     dirs: Dirs,
     own: Option<u32>,
     sockets: Vec<R::Listener>,
+    administrators: Vec<R::Listener>,
+    admin_bound: Vec<SocketAddr>,
     server: Option<Server<R>>,
 }
 
@@ -127,7 +141,8 @@ impl<R: Runtime> Service<R> {
                 ServiceError::ClientPort { address, advice: advice(&source), source }
             })?,
         };
-        Ok(Bound { rt, ensemble, config: config.clone(), dirs, own, sockets })
+        let administrators = if config.admin_enable_server { bind_administrators(&rt, config).await? } else { Vec::new() };
+        Ok(Bound { rt, ensemble, config: config.clone(), dirs, own, sockets, administrators })
     }
 
     /// The handle.
@@ -140,17 +155,32 @@ impl<R: Runtime> Service<R> {
         self.server.as_ref().map_or(&[], Server::bound)
     }
 
+    /// Where administrators are answered over HTTP.
+    pub fn admin_bound(&self) -> &[SocketAddr] {
+        &self.admin_bound
+    }
+
+    /// `admin.commandURL`.
+    pub fn admin_command_url(&self) -> &str {
+        &self.config.admin_command_url
+    }
+
     /// The `N` of its `server.N`; `None` for a member that is alone.
     pub fn server_id(&self) -> Option<u32> {
         self.own
     }
 
-    /// Serves ZooKeeper clients, if it has a port for them.
+    /// Serves ZooKeeper clients and administrators, if it has ports for them.
     pub fn serve(mut self) -> Self {
-        let sockets = std::mem::take(&mut self.sockets);
-        if self.server.is_none() && !sockets.is_empty() {
+        let (sockets, administrators) = (std::mem::take(&mut self.sockets), std::mem::take(&mut self.administrators));
+        if self.server.is_none() && !(sockets.is_empty() && administrators.is_empty()) {
             let config = server_config(&self.config, &self.dirs.log);
-            self.server = Some(Server::start(self.coordination.on(self.rt.clone()), sockets, config));
+            let server = Server::start(self.coordination.on(self.rt.clone()), sockets, config);
+            #[cfg(feature = "http")]
+            server.serve_administrators(administrators, &self.config.admin_command_url);
+            #[cfg(not(feature = "http"))]
+            drop(administrators);
+            self.server = Some(server);
         }
         self
     }
@@ -207,7 +237,7 @@ impl<R: Runtime> Bound<R> {
     /// # Errors
     /// [`ServiceError`].
     pub async fn open(self) -> Result<Service<R>, ServiceError> {
-        let Self { rt, ensemble, config, dirs, own, sockets } = self;
+        let Self { rt, ensemble, config, dirs, own, sockets, administrators } = self;
         refuse_zookeepers(&rt, &dirs).await?;
         let options = Options {
             snapshot_every_entries: u64::try_from(config.snap_count).unwrap_or(u64::MAX),
@@ -227,8 +257,21 @@ impl<R: Runtime> Bound<R> {
                 opening.join().await.expect("nobody aborts it")?
             }
         };
-        Ok(Service { rt, coordination, config, dirs, own, sockets, server: None })
+        let admin_bound = administrators.iter().map(Listener::local_addr).collect();
+        Ok(Service { rt, coordination, config, dirs, own, sockets, administrators, admin_bound, server: None })
     }
+}
+
+async fn bind_administrators<R: Runtime>(rt: &R, config: &CoordinationConfig) -> Result<Vec<R::Listener>, ServiceError> {
+    if cfg!(not(feature = "http")) {
+        return Err(ServiceError::NoHttp);
+    }
+    let host = match config.admin_server_address.as_str() {
+        "0.0.0.0" => String::new(),
+        host => host.to_owned(),
+    };
+    let address = HostPort { host, port: u16::try_from(config.admin_server_port).unwrap_or(0) };
+    bind::bind(rt, &address).await.map_err(|source| ServiceError::AdminPort { address, source })
 }
 
 fn advice(error: &io::Error) -> &'static str {

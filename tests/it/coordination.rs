@@ -1,6 +1,6 @@
 //! The coordination service of a real broker on `clientPort`: sessions over `kill -9`, the port's errors, and `ottla coordination`.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
@@ -25,7 +25,7 @@ fn socket(port: u16) -> TcpStream {
     socket
 }
 
-fn say(port: u16, word: &str) -> String {
+pub fn say(port: u16, word: &str) -> String {
     let mut socket = socket(port);
     socket.write_all(word.as_bytes()).unwrap();
     let mut said = String::new();
@@ -33,35 +33,40 @@ fn say(port: u16, word: &str) -> String {
     said
 }
 
-fn frame(socket: &mut TcpStream) -> Vec<u8> {
+fn frame(socket: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut head = [0; 4];
-    socket.read_exact(&mut head).unwrap();
+    socket.read_exact(&mut head)?;
     let mut body = vec![0; u32::from_be_bytes(head) as usize];
-    socket.read_exact(&mut body).unwrap();
-    body
+    socket.read_exact(&mut body)?;
+    Ok(body)
 }
 
-fn connect(socket: &mut TcpStream, session: i64, password: [u8; 16], timeout_ms: i32) -> ConnectResponse {
+/// Begins a session, or comes back to one. An error is the connection's.
+pub fn connect(socket: &mut TcpStream, session: i64, password: [u8; 16], timeout_ms: i32) -> io::Result<ConnectResponse> {
     let mut out = Writer::default();
     ConnectRequest { last_zxid_seen: 0, timeout_ms, session, password: Bytes::copy_from_slice(&password), read_only: Some(false) }.encode(&mut out);
-    socket.write_all(&out.finish()).unwrap();
-    ConnectResponse::decode(&frame(socket)).unwrap()
+    socket.write_all(&out.finish())?;
+    Ok(ConnectResponse::decode(&frame(socket)?).unwrap())
 }
 
-/// Sends a request; its error and the body of its answer.
-fn ask(socket: &mut TcpStream, opcode: i32, body: impl FnOnce(&mut Writer)) -> (i32, Vec<u8>) {
+/// Sends a request; its error and the body of its answer. An error is the connection's.
+pub fn try_ask(socket: &mut TcpStream, opcode: i32, body: impl FnOnce(&mut Writer)) -> io::Result<(i32, Vec<u8>)> {
     let mut out = Writer::default();
     out.frame(|to| {
         to.int(1);
         to.int(opcode);
         body(to);
     });
-    socket.write_all(&out.finish()).unwrap();
-    let answer = frame(socket);
+    socket.write_all(&out.finish())?;
+    let answer = frame(socket)?;
     let mut reader = Reader::new(&answer);
     assert_eq!(reader.int(), Ok(1));
     reader.long().unwrap();
-    (reader.int().unwrap(), answer[16..].to_vec())
+    Ok((reader.int().unwrap(), answer[16..].to_vec()))
+}
+
+fn ask(socket: &mut TcpStream, opcode: i32, body: impl FnOnce(&mut Writer)) -> (i32, Vec<u8>) {
+    try_ask(socket, opcode, body).unwrap()
 }
 
 fn exists(socket: &mut TcpStream, path: &str) -> bool {
@@ -78,8 +83,8 @@ fn a_clients_session_and_its_ephemerals_outlive_kill_9_and_end_when_it_does_not_
     assert!(say(port, "srvr").contains("Mode: standalone"));
     assert!(say(port, "stat").contains("not in the whitelist"));
     let (mut lasting, mut short) = (socket(port), socket(port));
-    let session = connect(&mut lasting, 0, [0; 16], 60_000);
-    let gone = connect(&mut short, 0, [0; 16], 400);
+    let session = connect(&mut lasting, 0, [0; 16], 60_000).unwrap();
+    let gone = connect(&mut short, 0, [0; 16], 400).unwrap();
     assert_eq!((session.timeout_ms, gone.timeout_ms), (60_000, 400));
     for (socket, path) in [(&mut lasting, "/lasting"), (&mut short, "/short")] {
         let create = |to: &mut Writer| {
@@ -96,14 +101,14 @@ fn a_clients_session_and_its_ephemerals_outlive_kill_9_and_end_when_it_does_not_
     let broker = launch.start();
     let port = client_port(&broker);
     let mut lasting = socket(port);
-    assert_eq!(connect(&mut lasting, session.session, session.password, 60_000), session);
+    assert_eq!(connect(&mut lasting, session.session, session.password, 60_000).unwrap(), session);
     assert!(exists(&mut lasting, "/lasting") && exists(&mut lasting, "/brokers/ids/0"));
     // The other one has its full time-out from the start on, and does not come back in it.
     while exists(&mut lasting, "/short") {
         assert!(broker.since().elapsed() < PATIENCE, "its session never ends");
         std::thread::yield_now();
     }
-    assert_eq!(connect(&mut socket(port), gone.session, gone.password, 400).session, 0);
+    assert_eq!(connect(&mut socket(port), gone.session, gone.password, 400).unwrap().session, 0);
     assert!(exists(&mut lasting, "/lasting"));
 }
 

@@ -14,6 +14,7 @@ mod traffic;
 mod adopt;
 mod coordination;
 mod disk_full;
+mod ensemble;
 mod hostile;
 mod kill;
 mod recovery;

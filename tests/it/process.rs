@@ -25,6 +25,16 @@ pub fn steady_port() -> u16 {
     (first..first + 1_000).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("one of a thousand ports is free")
 }
 
+/// As many such ports, for processes that must know each other's beforehand. Tests that run at the same time draw from different lots.
+pub fn steady_ports(lot: u16, count: usize) -> Vec<u16> {
+    const LOT: u16 = 20;
+    let first = 10_000 + (std::process::id() % 300) as u16 * LOT + lot * LOT;
+    let free = (first..first + LOT).filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    let ports: Vec<u16> = free.take(count).collect();
+    assert_eq!(ports.len(), count, "the ports from {first} on are in use");
+    ports
+}
+
 /// A process to be started.
 #[derive(Clone)]
 pub struct Launch {

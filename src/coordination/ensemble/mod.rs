@@ -28,7 +28,7 @@ pub mod state;
 
 use std::collections::BTreeMap;
 
-use self::consensus::Leadership;
+use self::consensus::{Leadership, Progress};
 use super::storage::format::{ConfState, MemberRecord};
 
 /// What a member knows of the ensemble.
@@ -50,6 +50,8 @@ pub struct Status {
     pub members: BTreeMap<u64, MemberRecord>,
     /// The members that cannot be reached from here, and why not.
     pub unreachable: BTreeMap<u64, String>,
+    /// Of a leader: how far the others are.
+    pub progress: BTreeMap<u64, Progress>,
 }
 
 /// Why a change of the membership was not begun.

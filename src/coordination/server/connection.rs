@@ -89,9 +89,9 @@ pub(super) async fn serve<R: Runtime>(inner: &Arc<Inner<R>>, stream: R::Stream, 
     let (session, attached_zxid, timeout_ms, attached) = match greeting {
         Err(ended) => return ended,
         Ok(Greeting::Word(word)) => {
-            let needs_to_serve = !matches!(word, Word::Ruok | Word::Envi | Word::Conf);
+            let needs_to_serve = !matches!(word, Word::Ruok | Word::Envi | Word::Conf | Word::Isro | Word::Gtmk | Word::Stmk);
             let is_allowed = inner.config.words.allows(word);
-            let said = if is_allowed && needs_to_serve && !inner.coordination.is_serving() { NOT_SERVING.to_owned() } else { words::run(inner, word) };
+            let said = if is_allowed && needs_to_serve && !inner.coordination.is_serving() { NOT_SERVING.to_owned() } else { words::run(inner, word).await };
             let sent = write.write_all(said.as_bytes()).await;
             let _ = write.shutdown().await;
             return sent.map_or_else(Ended::Io, |()| Ended::Done);

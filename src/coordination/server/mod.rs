@@ -5,11 +5,15 @@
 //! | `connection` | one connection: frames in, answers and events out, in order |
 //! | `session` | how a connection gets its session |
 //! | `reads` | requests that are answered from the tree |
-//! | `words` | the four-letter words |
+//! | `report`, `words` | what administrators ask; the four-letter words |
+//! | `admin` | the same over HTTP, as ZooKeeper's AdminServer |
 //! | `stats` | what is counted |
 
+#[cfg(feature = "http")]
+mod admin;
 mod connection;
 mod reads;
+mod report;
 mod session;
 mod stats;
 mod words;
@@ -89,6 +93,8 @@ struct Inner<R: Runtime> {
     coordination: Coordination<R>,
     config: ServerConfig,
     bound: Vec<SocketAddr>,
+    /// When it began to serve.
+    since_ms: u64,
     stats: Stats,
     connections: Mutex<Connections>,
     /// How many connections are open.
@@ -169,11 +175,13 @@ impl<R: Runtime> Server<R> {
         }
         coordination.keep_house();
         coordination.shared.hub.sooner.notify_one();
+        let since_ms = housekeeping::clock_ms(coordination.rt.now());
         let bound = sockets.iter().map(Listener::local_addr).collect();
         let inner = Arc::new(Inner {
             coordination: Coordination { session: 0, ..coordination },
             config,
             bound,
+            since_ms,
             stats: Stats::default(),
             connections: Mutex::default(),
             open: watch::Sender::new(0),
@@ -183,6 +191,14 @@ impl<R: Runtime> Server<R> {
             inner.rt().spawn("coordination-accept", accept(Arc::clone(&inner), socket));
         }
         Self { inner }
+    }
+
+    /// Answers administrators over HTTP on these sockets, below `command_url`, until the server ends.
+    #[cfg(feature = "http")]
+    pub fn serve_administrators(&self, sockets: Vec<R::Listener>, command_url: &str) {
+        for socket in sockets {
+            self.inner.rt().spawn("coordination-admin", admin::serve(Arc::clone(&self.inner), socket, Arc::from(command_url)));
+        }
     }
 
     /// Where it listens, with the ports that were drawn.

@@ -3,25 +3,36 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use super::Inner;
+use super::report::{Report, version};
 use super::stats::ConnectionStats;
-use super::{Inner, ZOOKEEPER_VERSION};
 use crate::config::four_letter_words::Word;
 use crate::coordination::tree::Tree;
 use crate::runtime::Runtime;
 
 /// What the member says to a word.
-pub(super) fn run<R: Runtime>(inner: &Inner<R>, word: Word) -> String {
+pub(super) async fn run<R: Runtime>(inner: &Inner<R>, word: Word) -> String {
     if !inner.config.words.allows(word) {
         return format!("{} is not executed because it is not in the whitelist.\n", word.text());
     }
     let mut out = String::new();
+    let report = Report::new(inner).await;
     // Writing to a string does not fail.
     let _ = match word {
         Word::Ruok => write!(out, "imok"),
-        Word::Isro => write!(out, "rw"),
-        Word::Srvr | Word::Stat => stat(inner, word == Word::Stat, &mut out),
-        Word::Mntr => mntr(inner, &mut out),
-        Word::Conf => conf(inner, &mut out),
+        Word::Isro => write!(out, "{}", if inner.coordination.is_serving() { "rw" } else { "null" }),
+        Word::Srvr | Word::Stat => stat(inner, &report, word == Word::Stat, &mut out),
+        Word::Mntr => report.monitor().iter().try_for_each(|(name, value)| match value.as_str() {
+            Some(text) => writeln!(out, "zk_{name}\t{text}"),
+            None => writeln!(out, "zk_{name}\t{value}"),
+        }),
+        Word::Conf => conf(&report, &mut out),
+        Word::Dirs => {
+            let (snapshots, logs) = report.directory_bytes().await;
+            write!(out, "datadir_size: {snapshots}\nlogdir_size: {logs}\n")
+        }
+        // There is no mask of what is traced here: OTTLA_LOG says what is logged.
+        Word::Gtmk | Word::Stmk => write!(out, "0"),
         Word::Cons => inner.connections().iter().try_for_each(|connection| writeln!(out, "{}", line(connection, false))).and_then(|()| writeln!(out)),
         Word::Envi => envi(&mut out),
         Word::Dump => dump(inner, &mut out),
@@ -40,11 +51,7 @@ pub(super) fn run<R: Runtime>(inner: &Inner<R>, word: Word) -> String {
     out
 }
 
-fn version() -> String {
-    format!("{ZOOKEEPER_VERSION}-ottla-{}", env!("CARGO_PKG_VERSION"))
-}
-
-fn stat<R: Runtime>(inner: &Inner<R>, with_clients: bool, out: &mut String) -> std::fmt::Result {
+fn stat<R: Runtime>(inner: &Inner<R>, report: &Report<'_, R>, with_clients: bool, out: &mut String) -> std::fmt::Result {
     writeln!(out, "Zookeeper version: {}, built on 1970-01-01 00:00 UTC", version())?;
     if with_clients {
         writeln!(out, "Clients:")?;
@@ -60,7 +67,7 @@ fn stat<R: Runtime>(inner: &Inner<R>, with_clients: bool, out: &mut String) -> s
     writeln!(out, "Connections: {}", inner.connections().len())?;
     writeln!(out, "Outstanding: {}", counts.outstanding)?;
     writeln!(out, "Zxid: {:#x}", inner.coordination.last_zxid())?;
-    writeln!(out, "Mode: standalone")?;
+    writeln!(out, "Mode: {}", report.mode())?;
     writeln!(out, "Node count: {}", inner.coordination.read(Tree::node_count))
 }
 
@@ -80,42 +87,17 @@ fn line(connection: &ConnectionStats, is_brief: bool) -> String {
     line
 }
 
-fn mntr<R: Runtime>(inner: &Inner<R>, out: &mut String) -> std::fmt::Result {
-    let counts = *inner.stats.lock();
-    let (nodes, bytes, ephemerals, sessions, last_zxid) =
-        inner.coordination.read(|tree| (tree.node_count(), tree.data_bytes(), tree.ephemeral_count(), tree.client_sessions().count(), tree.last_zxid()));
-    let watches = inner.coordination.shared.hub.lock().watches.summary().watch_count;
-    writeln!(out, "zk_version\t{}, built on 1970-01-01 00:00 UTC", version())?;
-    writeln!(out, "zk_server_state\tstandalone")?;
-    writeln!(out, "zk_avg_latency\t{:.4}", counts.latency_mean_ms())?;
-    let numbers: [(&str, u64); 12] = [
-        ("max_latency", counts.latency_max_ms),
-        ("min_latency", counts.latency_min_ms.unwrap_or(0)),
-        ("packets_received", counts.received),
-        ("packets_sent", counts.sent),
-        ("num_alive_connections", inner.connections().len() as u64),
-        ("outstanding_requests", counts.outstanding),
-        ("znode_count", nodes),
-        ("watch_count", watches as u64),
-        ("ephemerals_count", ephemerals),
-        ("approximate_data_size", bytes),
-        ("global_sessions", sessions as u64),
-        ("last_processed_zxid", u64::try_from(last_zxid).unwrap_or(0)),
-    ];
-    numbers.iter().try_for_each(|(name, number)| writeln!(out, "zk_{name}\t{number}"))
-}
-
-fn conf<R: Runtime>(inner: &Inner<R>, out: &mut String) -> std::fmt::Result {
-    let config = &inner.config;
-    writeln!(out, "clientPort={}", inner.bound.first().map_or(0, std::net::SocketAddr::port))?;
-    writeln!(out, "secureClientPort=-1")?;
-    writeln!(out, "dataDir={}", config.data_dir)?;
-    writeln!(out, "dataLogDir={}", config.data_dir)?;
-    writeln!(out, "tickTime={}", config.tick_ms)?;
-    writeln!(out, "maxClientCnxns={}", config.max_connections_per_address)?;
-    writeln!(out, "minSessionTimeout={}", config.min_session_timeout_ms)?;
-    writeln!(out, "maxSessionTimeout={}", config.max_session_timeout_ms)?;
-    writeln!(out, "serverId=0")
+fn conf<R: Runtime>(report: &Report<'_, R>, out: &mut String) -> std::fmt::Result {
+    report.configuration().iter().try_for_each(|(name, value)| match value.as_str() {
+        Some(text) => writeln!(out, "{name}={text}"),
+        None => writeln!(out, "{name}={value}"),
+    })?;
+    let membership = report.membership();
+    if !membership.is_empty() {
+        writeln!(out, "membership: ")?;
+        membership.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+    }
+    Ok(())
 }
 
 fn envi(out: &mut String) -> std::fmt::Result {

@@ -48,7 +48,9 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     }
 
     pub(super) fn status(&self) -> Status {
+        let others = self.replicated.members.keys().filter(|id| **id != self.raft_id && self.leadership.is_leader);
         Status {
+            progress: others.filter_map(|id| Some((*id, self.core.progress(*id)?))).collect(),
             raft_id: self.raft_id,
             server_id: self.server_id,
             leadership: self.leadership,
@@ -108,9 +110,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     }
 
     fn view(&self) -> MembersView {
-        let Status { raft_id, server_id, leadership, committed, applied, conf_state, members, unreachable } = self.status();
-        let others = members.keys().filter(|id| **id != raft_id);
-        let progress = others.filter_map(|id| self.core.progress(*id).map(|progress| (*id, progress.matched, progress.is_active))).collect();
+        let Status { raft_id, server_id, leadership, committed, applied, conf_state, members, unreachable, progress } = self.status();
         MembersView {
             raft_id,
             server_id,
@@ -124,7 +124,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             voters: conf_state.voters,
             learners: conf_state.learners,
             members: members.into_iter().collect(),
-            progress: if leadership.is_leader { progress } else { Vec::new() },
+            progress: progress.into_iter().map(|(id, progress)| (id, progress.matched, progress.is_active)).collect(),
             unreachable: unreachable.into_iter().collect(),
         }
     }
@@ -220,6 +220,12 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     /// member is reached.
     pub(super) fn look_after_members(&mut self) {
         let conf_state = self.core.conf_state().clone();
+        let own = self.replicated.members.get(&self.raft_id).cloned().unwrap_or_default();
+        if !self.address.is_empty() && own.address != self.address && conf_state.voters.contains(&self.raft_id) {
+            let record = MemberRecord { server_id: self.server_id, address: self.address.clone(), storage_id: self.storage_id };
+            let _ = self.core.propose_change(&Change::AddVoter(self.raft_id, record));
+            return; // One at a time; first of all, so that those who join find it.
+        }
         for learner in &conf_state.learners {
             let Some(progress) = self.core.progress(*learner) else { continue };
             let Some(record) = self.replicated.members.get(learner).cloned() else { continue };
@@ -237,11 +243,6 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             };
             let _ = self.core.propose_change(&change);
             return; // One at a time.
-        }
-        let own = self.replicated.members.get(&self.raft_id).cloned().unwrap_or_default();
-        if !self.address.is_empty() && own.address != self.address && conf_state.voters.contains(&self.raft_id) {
-            let record = MemberRecord { server_id: self.server_id, address: self.address.clone(), storage_id: self.storage_id };
-            let _ = self.core.propose_change(&Change::AddVoter(self.raft_id, record));
         }
     }
 }
