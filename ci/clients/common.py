@@ -17,10 +17,10 @@ ZOOKEEPER_NEW, ZOOKEEPER_OLD = "3.9.5", "3.8.4"
 JAVA = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]
 
 
-def download(what, command, cwd):
+def download(what, command, cwd, environment=None):
     """A registry may fail; nothing else is tried again."""
     for attempt in range(1, 4):
-        if subprocess.run(command, cwd=cwd, check=False).returncode == 0:
+        if subprocess.run(command, cwd=cwd, env=environment, check=False).returncode == 0:
             return
         print(f"{what}: try {attempt} of 3 failed", file=sys.stderr)
         if attempt < 3:

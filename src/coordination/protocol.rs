@@ -254,7 +254,9 @@ pub fn decode_request(opcode: i32, body: &mut Reader<'_>) -> Result<Request, Ref
     let path = |body: &mut Reader<'_>| body.string().map(str::to_owned);
     Ok(match opcode {
         opcode::CREATE | opcode::CREATE2 | opcode::CREATE_CONTAINER | opcode::CREATE_TTL => Request::Write(create(opcode, body)?),
-        opcode::DELETE | opcode::SET_DATA | opcode::CHECK => Request::Write(write(opcode, body)?),
+        opcode::DELETE | opcode::SET_DATA => Request::Write(write(opcode, body)?),
+        // An operation of a `multi` only, as in ZooKeeper (its CheckTest).
+        opcode::CHECK => return Err(Refused::Code(ErrorCode::Unimplemented)),
         opcode::SET_ACL => {
             let (path, acl) = (path(body)?, body.acl()?);
             Request::Write(Write { opcode, operation: Operation::SetAcl { path, acl, version: body.int()? } })

@@ -62,6 +62,7 @@ fn requests_are_read_as_a_client_writes_them() {
     };
     assert_eq!(acl, [Acl::new(31, "auth", "")]);
     assert_eq!(request(99, ""), Err(Refused::UnknownKind));
+    assert_eq!(request(opcode::CHECK, "000000022f6100000001"), Err(Refused::Code(ErrorCode::Unimplemented)), "alone");
     assert_eq!(request(opcode::GET_EPHEMERALS, "ffffffff"), Ok(Request::GetEphemerals { prefix: String::new() }));
     assert_eq!(request(opcode::ADD_WATCH, "000000022f6100000002"), Err(Refused::Code(ErrorCode::MarshallingError)));
 }

@@ -564,7 +564,7 @@ impl<R: Runtime, I: AsyncRead + Unpin, O: AsyncWrite + Unpin> Connection<R, I, O
                 self.reply(xid, since_ms, zxid, ErrorCode::Ok, |to| to.string(&path));
             }
             Came::Changed(shape, Done { zxid, outcome }) => match (shape, outcome) {
-                (Shape::One(opcode::CHECK) | Shape::CloseSession, Ok(_)) => self.reply(xid, since_ms, zxid, ErrorCode::Ok, |_| {}),
+                (Shape::CloseSession, Ok(_)) => self.reply(xid, since_ms, zxid, ErrorCode::Ok, |_| {}),
                 (Shape::One(opcode), Ok(results)) => self.reply(xid, since_ms, zxid, ErrorCode::Ok, |to| {
                     if let [result] = results.as_slice() {
                         protocol::encode_result(to, opcode, result);

@@ -212,7 +212,7 @@ final class Failover {
         try (ZooKeeper closed = matrix.client()) {
             closed.create(at + "/closed", null, Ids.OPEN_ACL_UNSAFE, CreateMode.EPHEMERAL);
         }
-        ZooKeeperMatrix.Proxy proxy = new ZooKeeperMatrix.Proxy(matrix.host.split(",")[0]);
+        ZooKeeperMatrix.Proxy proxy = new ZooKeeperMatrix.Proxy(matrix.host);
         CountDownLatch connected = new CountDownLatch(1);
         ZooKeeper dead = new ZooKeeper(proxy.address(), 4000, event -> {
             if (event.getState() == KeeperState.SyncConnected) connected.countDown();

@@ -2,7 +2,6 @@ package ottla.clients;
 
 import java.io.IOException;
 import java.net.InetAddress;
-import java.net.InetSocketAddress;
 import java.net.ServerSocket;
 import java.net.Socket;
 import java.nio.charset.StandardCharsets;
@@ -333,30 +332,39 @@ public final class ZooKeeperMatrix {
         same(null, client().exists(at + "/e", false), "closed by the second");
     }
 
-    /** Forwards connections to the member, and can break them all. */
+    /** Forwards connections to the member, or to the first of several that answers, and can break them all. */
     static final class Proxy implements AutoCloseable {
         private final ServerSocket listener = new ServerSocket(0, 10, InetAddress.getLoopbackAddress());
         private final List<Socket> sockets = Collections.synchronizedList(new ArrayList<>());
         private volatile boolean closed;
 
-        Proxy(String host) throws IOException {
-            int colon = host.lastIndexOf(':');
-            InetSocketAddress to = new InetSocketAddress(host.substring(0, colon), Integer.parseInt(host.substring(colon + 1)));
+        Proxy(String hosts) throws IOException {
             daemon(() -> {
                 while (true) {
                     Socket in = listener.accept();
-                    Socket out = new Socket();
-                    sockets.addAll(List.of(in, out));
                     // While it is cut, connections end at once.
-                    if (closed) {
+                    Socket out = closed ? null : connect(hosts);
+                    if (out == null) {
                         in.close();
                         continue;
                     }
-                    out.connect(to);
+                    sockets.addAll(List.of(in, out));
                     daemon(() -> in.getInputStream().transferTo(out.getOutputStream()));
                     daemon(() -> out.getInputStream().transferTo(in.getOutputStream()));
                 }
             });
+        }
+
+        private static Socket connect(String hosts) {
+            for (String host : hosts.split(",")) {
+                int colon = host.lastIndexOf(':');
+                try {
+                    return new Socket(host.substring(0, colon), Integer.parseInt(host.substring(colon + 1)));
+                } catch (IOException e) {
+                    // Another one, then.
+                }
+            }
+            return null;
         }
 
         private static void daemon(Call body) {
