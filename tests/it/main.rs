@@ -17,4 +17,5 @@ mod disk_full;
 mod hostile;
 mod kill;
 mod recovery;
+mod replicas;
 mod start;
