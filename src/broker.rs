@@ -87,6 +87,16 @@ impl<R: Runtime> Broker<R> {
         &self.replicas
     }
 
+    /// Has a controller command this broker's replicas, by LeaderAndIsr and StopReplica, instead of the metadata that it sees itself.
+    pub fn obey_orders(&self) {
+        self.replicas.be_commanded();
+    }
+
+    /// Whether a controller commands this broker's replicas.
+    pub fn obeys_orders(&self) -> bool {
+        self.replicas.is_commanded()
+    }
+
     /// The consumer groups.
     pub fn groups(&self) -> &GroupCoordinator<R, Leadership<R>> {
         &self.groups

@@ -12,7 +12,7 @@
 //! | `cli`, [`production`] | the command line; the broker and the coordinator bound to tokio, once |
 //! | [`broker`] | connections, dispatch, one handler file per family of APIs |
 //! | [`group`], [`controller`] | consumer groups; topics, their placement and configuration: pure cores with thin edges |
-//! | [`replication`] | the partitions this broker holds: leader epoch, high watermark |
+//! | [`replication`] | the partitions this broker holds: leaders, followers and the controller's orders as pure cores; fetchers; high watermarks |
 //! | [`internal_topic`] | load, fence, append for the broker's own topics |
 //! | [`log`] | one partition on disk: segments, indexes, producer state, epochs, recovery, retention, flushing |
 //! | [`coordination`] | the znode tree, sessions, watches; consensus over one member or several; its durable log; ZooKeeper's protocol, server and client |

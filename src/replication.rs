@@ -1,9 +1,13 @@
 //! Replicas: the partitions that this broker holds, their leader epochs and high watermarks.
 //!
-//! [`leader`], [`follower`] and [`order`] are pure: what a leader knows of its followers, what a follower does to be like its leader, which orders are obeyed.
-//! [`partition`] is one replica; [`leadership`] is what a coordinator holds of one; [`manager`] is the set of them, kept equal to what the metadata image says this broker holds.
+//! [`leader`], [`follower`] and [`order`] are pure: what a leader knows of its followers, what a follower does to be like its leader, which orders are obeyed; [`alter_partition`] puts
+//! proposals of in-sync replicas on the wire.
+//! [`partition`] is one replica; [`fetcher`] is what makes followers like their leaders, [`lag`] looks for those that fell behind; [`leadership`] is what a coordinator holds of one; [`manager`] is the set of them, kept equal to what the metadata image says this broker holds.
 
+pub mod alter_partition;
+pub mod fetcher;
 pub mod follower;
+pub mod lag;
 pub mod leader;
 pub mod leadership;
 pub mod log_config;

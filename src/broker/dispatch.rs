@@ -36,6 +36,11 @@ pub enum Outcome<R: Runtime> {
 
 /// Handles one frame, without its length.
 pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: Bytes) -> Outcome<R> {
+    if broker.obeys_orders()
+        && let Some(outcome) = handlers::control::control(broker, &frame).await
+    {
+        return outcome;
+    }
     let (header, body) = match frame::parse_request(frame) {
         Ok(parsed) => parsed,
         Err(error) => return Outcome::Close(error.to_string()),

@@ -2,6 +2,7 @@
 
 pub mod api_versions;
 pub mod configs;
+pub mod control;
 pub mod fetch;
 pub mod groups;
 pub mod metadata;
@@ -49,7 +50,7 @@ pub fn endpoint<'a>(info: &'a BrokerInfo, listener: &str) -> Option<&'a HostPort
 /// `UNKNOWN_TOPIC_OR_PARTITION`, `NOT_LEADER_OR_FOLLOWER`, or `KAFKA_STORAGE_ERROR` if its log is offline.
 pub fn led_partition<R: Runtime>(broker: &Broker<R>, topic: &str, partition: i32) -> Result<Arc<Partition<R>>, Error> {
     if let Some(partition) = broker.replicas().partition(topic, partition) {
-        return Ok(partition);
+        return if partition.leads() { Ok(partition) } else { Err(Error::NotLeaderOrFollower) };
     }
     let image = broker.controller().image();
     match usize::try_from(partition).ok().and_then(|number| image.topics.get(topic)?.partitions.get(number)) {
@@ -64,6 +65,7 @@ pub fn partition_error(error: &PartitionError) -> Error {
     match error {
         PartitionError::FencedLeaderEpoch { .. } => Error::FencedLeaderEpoch,
         PartitionError::UnknownLeaderEpoch { .. } => Error::UnknownLeaderEpoch,
+        PartitionError::NotLeader => Error::NotLeaderOrFollower,
         PartitionError::Deleted => Error::UnknownTopicOrPartition,
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -22,8 +23,9 @@ use crate::coordination::service::ServiceError;
 use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
 use crate::group::state::GroupConfig;
 use crate::log::{LogConfig, LogManager, LogManagerConfig};
+use crate::replication::fetcher::FetcherConfig;
 use crate::replication::log_config::log_config;
-use crate::replication::manager::ReplicaManager;
+use crate::replication::manager::{ReplicaConfig, ReplicaManager};
 use crate::runtime::{Listener, Runtime, bind};
 
 /// Why a broker did not start.
@@ -120,9 +122,7 @@ impl<R: Runtime> Broker<R> {
         .await?;
         logs.set_cluster_id(&controller.image().cluster_id).await?;
         let resolve_with = config.clone();
-        let replicas = Arc::new(ReplicaManager::new(config.broker_id, config.producer_id_expiration_ms.into(), logs, move |topic| {
-            topic::resolve(&resolve_with, &topic.config)
-        }));
+        let replicas = Arc::new(ReplicaManager::new(runtime.clone(), replica_config(&config), logs, move |topic| topic::resolve(&resolve_with, &topic.config)));
         let budget = usize::try_from(config.queued_max_request_bytes).unwrap_or(usize::MAX);
         let slots = usize::try_from(config.max_incremental_fetch_session_cache_slots).unwrap_or(0);
         let broker = Arc::new(Self {
@@ -148,6 +148,25 @@ impl<R: Runtime> Broker<R> {
             }
         }
         Ok(broker)
+    }
+}
+
+fn replica_config(config: &BrokerConfig) -> ReplicaConfig {
+    let ms = |ms: i32| Duration::from_millis(ms.max(0).unsigned_abs().into());
+    ReplicaConfig {
+        producer_id_expiration_ms: config.producer_id_expiration_ms.into(),
+        lag_max: Duration::from_millis(config.replica_lag_time_max_ms.max(0).unsigned_abs()),
+        inter_broker_listener: config.inter_broker_listener().to_owned(),
+        fetch: FetcherConfig {
+            broker_id: config.broker_id,
+            fetchers_per_leader: config.num_replica_fetchers.max(1).unsigned_abs(),
+            max_bytes: config.replica_fetch_max_bytes,
+            min_bytes: config.replica_fetch_min_bytes,
+            response_max_bytes: config.replica_fetch_response_max_bytes,
+            wait_max_ms: config.replica_fetch_wait_max_ms,
+            backoff: ms(config.replica_fetch_backoff_ms),
+            socket_timeout: ms(config.replica_socket_timeout_ms),
+        },
     }
 }
 

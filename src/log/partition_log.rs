@@ -227,6 +227,11 @@ impl<R: Runtime> Log<R> {
         WeakLog(Arc::downgrade(&self.inner))
     }
 
+    /// The boundary that it lives behind.
+    pub fn runtime(&self) -> &R {
+        &self.inner.rt
+    }
+
     /// The partition.
     pub fn partition(&self) -> &TopicPartition {
         &self.inner.partition

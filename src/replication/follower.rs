@@ -225,11 +225,14 @@ pub enum Lineage {
 
 /// Compares a reader's lineage with a leader's log (KIP-595).
 pub fn compare_lineage(lineage: &EpochCache, log_end: i64, last_fetched_epoch: i32, fetch_offset: i64) -> Lineage {
+    compare_ends(lineage.end_offset_for(last_fetched_epoch, log_end), last_fetched_epoch, fetch_offset)
+}
+
+/// [`compare_lineage`] for a leader's answer to where the reader's last epoch ends.
+pub fn compare_ends((epoch, end_offset): (i32, i64), last_fetched_epoch: i32, fetch_offset: i64) -> Lineage {
     if last_fetched_epoch < 0 {
-        return Lineage::Same;
-    }
-    let (epoch, end_offset) = lineage.end_offset_for(last_fetched_epoch, log_end);
-    if epoch < 0 || end_offset < 0 {
+        Lineage::Same
+    } else if epoch < 0 || end_offset < 0 {
         Lineage::Unknown
     } else if epoch < last_fetched_epoch || end_offset < fetch_offset {
         Lineage::Diverging { epoch, end_offset }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::internal_topic::{InternalLog, InternalLogError};
 use crate::log::{AppendError, BatchToAppend, LogError, ReadError};
 use crate::record::batch::Header;
-use crate::replication::partition::Partition;
+use crate::replication::partition::{Partition, PartitionAppendError};
 use crate::runtime::{File, Runtime};
 
 /// A partition led in one epoch.
@@ -24,7 +24,11 @@ impl<R: Runtime> Leadership<R> {
     }
 
     fn check(&self) -> Result<(), InternalLogError> {
-        if self.partition.is_deleted() || self.partition.leader_epoch() != self.epoch { Err(InternalLogError::NotLeader) } else { Ok(()) }
+        if self.partition.is_deleted() || !self.partition.leads() || self.partition.leader_epoch() != self.epoch {
+            Err(InternalLogError::NotLeader)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -57,12 +61,17 @@ impl<R: Runtime> InternalLog for Leadership<R> {
 
     async fn append(&self, batch: Bytes) -> Result<i64, InternalLogError> {
         self.check()?;
+        if !self.partition.has_enough_replicas() {
+            return Err(InternalLogError::NotEnoughReplicas);
+        }
         let header = Header::whole(&batch).map_err(storage)?;
         let batch_bytes = batch.len();
         match self.partition.append(&[BatchToAppend { header, bytes: batch }]).await {
             Ok(info) => Ok(info.last_offset + 1),
-            Err(AppendError::MessageTooLarge { .. } | AppendError::LargerThanSegment { .. }) => Err(InternalLogError::TooLarge { batch_bytes }),
-            Err(AppendError::Log(LogError::Deleted { .. })) => Err(InternalLogError::NotLeader),
+            Err(PartitionAppendError::Append(AppendError::MessageTooLarge { .. } | AppendError::LargerThanSegment { .. })) => {
+                Err(InternalLogError::TooLarge { batch_bytes })
+            }
+            Err(PartitionAppendError::NotLeader | PartitionAppendError::Append(AppendError::Log(LogError::Deleted { .. }))) => Err(InternalLogError::NotLeader),
             Err(error) => Err(storage(error)),
         }
     }

@@ -1,19 +1,40 @@
 //! The partitions that this broker holds, kept equal to the metadata image: logs are opened for what it assigns to this broker
-//! and deleted for topics that it no longer has.
+//! and deleted for topics that it no longer has. Or, once [`ReplicaManager::be_commanded`] was called, as a controller commands by LeaderAndIsr and StopReplica.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
+use kafka_protocol::error::ResponseError as Error;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::config::topic::TopicConfig;
 use crate::controller::image::{MetadataImage, PartitionImage, TopicImage};
 use crate::log::manager::PartitionError;
 use crate::log::{Log, LogConfig, LogManager};
+use crate::replication::fetcher::{FetcherConfig, Fetchers};
+use crate::replication::lag::LagChecks;
 use crate::replication::log_config::log_config;
-use crate::replication::partition::Partition;
-use crate::runtime::Runtime;
+use crate::replication::order::{Fence, PartitionOrder, Verdict, judge_stop};
+use crate::replication::partition::{IsrProposal, Partition, ReplicaRules};
+use crate::runtime::{HostPort, Runtime};
 use crate::topic_partition::TopicPartition;
+use crate::wire::control::{LeaderAndIsrRequest, LeaderAndIsrResponse, LeaderAndIsrTopic, StopReplicaRequest, StopReplicaResponse, TopicErrors};
+
+/// What the replicas of a broker are run with.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    /// `producer.id.expiration.ms`.
+    pub producer_id_expiration_ms: i64,
+    /// `replica.lag.time.max.ms`.
+    pub lag_max: Duration,
+    /// The listener at which other brokers are fetched from.
+    pub inter_broker_listener: String,
+    /// How this broker's followers fetch; names the broker too.
+    pub fetch: FetcherConfig,
+}
 
 /// The replicas of one topic on this broker.
 pub struct TopicReplicas<R: Runtime> {
@@ -25,6 +46,9 @@ pub struct TopicReplicas<R: Runtime> {
     pub partitions: Vec<Option<Arc<Partition<R>>>>,
 }
 
+/// The most partitions of a topic that an order may name: a bound for what its numbers make us allocate.
+const PARTITIONS_MAX: usize = 1 << 20;
+
 struct Maps<R: Runtime> {
     by_name: BTreeMap<Arc<str>, Arc<TopicReplicas<R>>>,
     by_id: BTreeMap<Uuid, Arc<TopicReplicas<R>>>,
@@ -33,8 +57,20 @@ struct Maps<R: Runtime> {
 /// All replicas on this broker.
 pub struct ReplicaManager<R: Runtime> {
     broker_id: i32,
-    producer_id_expiration_ms: i64,
+    config: ReplicaConfig,
     logs: LogManager<R>,
+    rules: ReplicaRules,
+    /// What leaders propose, until somebody takes it to the controller.
+    proposals: Mutex<Option<mpsc::UnboundedReceiver<IsrProposal>>>,
+    fetchers: Fetchers<R>,
+    lag: LagChecks<R>,
+    /// Whether a controller commands: images are not applied then.
+    commanded: AtomicBool,
+    fence: Mutex<Fence>,
+    /// Where leaders listen, as orders have told.
+    addresses: Mutex<BTreeMap<i32, HostPort>>,
+    /// Held while an order is carried out: they are, one after the other.
+    orders: tokio::sync::Mutex<()>,
     resolve: Box<dyn Fn(&TopicImage) -> TopicConfig + Send + Sync>,
     maps: RwLock<Maps<R>>,
     /// Why partitions are offline, as it was told last: what is tried again and again is not told again.
@@ -43,20 +79,51 @@ pub struct ReplicaManager<R: Runtime> {
 
 impl<R: Runtime> ReplicaManager<R> {
     /// No replicas yet; [`ReplicaManager::apply`] brings them. `resolve` finds every key of a topic's configuration.
-    pub fn new(
-        broker_id: i32,
-        producer_id_expiration_ms: i64,
-        logs: LogManager<R>,
-        resolve: impl Fn(&TopicImage) -> TopicConfig + Send + Sync + 'static,
-    ) -> Self {
+    pub fn new(runtime: R, config: ReplicaConfig, logs: LogManager<R>, resolve: impl Fn(&TopicImage) -> TopicConfig + Send + Sync + 'static) -> Self {
+        let (proposals, proposed) = mpsc::unbounded_channel();
+        let broker_id = config.fetch.broker_id;
         Self {
             broker_id,
-            producer_id_expiration_ms,
             logs,
+            rules: ReplicaRules { broker_id, lag_max: config.lag_max, proposals },
+            proposals: Mutex::new(Some(proposed)),
+            fetchers: Fetchers::new(runtime.clone(), config.fetch.clone()),
+            lag: LagChecks::new(runtime, config.lag_max),
+            commanded: AtomicBool::new(false),
+            fence: Mutex::new(Fence { controller_epoch: -1, broker_epoch: -1 }),
+            addresses: Mutex::default(),
+            orders: tokio::sync::Mutex::new(()),
+            config,
             resolve: Box::new(resolve),
             maps: RwLock::new(Maps { by_name: BTreeMap::new(), by_id: BTreeMap::new() }),
             offline: Mutex::default(),
         }
+    }
+
+    /// From now on a controller commands what this broker holds; images change nothing any more.
+    pub fn be_commanded(&self) {
+        self.commanded.store(true, Ordering::Release);
+    }
+
+    /// Whether a controller commands.
+    pub fn is_commanded(&self) -> bool {
+        self.commanded.load(Ordering::Acquire)
+    }
+
+    /// The epoch of this broker's registration (KIP-380): orders for an earlier one are refused, and fetches carry it (KIP-903).
+    pub fn set_broker_epoch(&self, epoch: i64) {
+        self.fence.lock().unwrap_or_else(PoisonError::into_inner).broker_epoch = epoch;
+        self.fetchers.set_broker_epoch(epoch);
+    }
+
+    /// What leaders propose to the controller, for whoever takes it there and brings [`Partition::proposal_answered`] back. Once.
+    pub fn take_proposals(&self) -> Option<mpsc::UnboundedReceiver<IsrProposal>> {
+        self.proposals.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The tasks that follow leaders.
+    pub fn fetchers(&self) -> &Fetchers<R> {
+        &self.fetchers
     }
 
     /// The logs below.
@@ -81,6 +148,8 @@ impl<R: Runtime> ReplicaManager<R> {
 
     /// Stops the logs below in order: flushed, with checkpoints and the mark of a clean shutdown.
     pub async fn shutdown(&self) {
+        self.fetchers.shutdown().await;
+        self.lag.shutdown().await;
         self.logs.shutdown().await;
     }
 
@@ -98,6 +167,18 @@ impl<R: Runtime> ReplicaManager<R> {
     pub async fn apply(&self, image: &MetadataImage) -> (BTreeMap<Arc<str>, i32>, Result<(), PartitionError>) {
         let mut deleted = BTreeMap::new();
         let mut failed = None;
+        if self.is_commanded() {
+            return (deleted, Ok(()));
+        }
+        let epochs: BTreeMap<i32, i64> = image.brokers.iter().map(|(id, broker)| (*id, broker.epoch)).collect();
+        if let Some(epoch) = epochs.get(&self.broker_id) {
+            self.set_broker_epoch(*epoch);
+        }
+        for (id, broker) in &image.brokers {
+            if let Some(endpoint) = broker.endpoints.iter().find(|endpoint| endpoint.listener == self.config.inter_broker_listener) {
+                self.addresses.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, endpoint.address.clone());
+            }
+        }
         let before: BTreeMap<Arc<str>, Arc<TopicReplicas<R>>> = self.maps.read().unwrap_or_else(PoisonError::into_inner).by_name.clone();
         for (name, replicas) in &before {
             let lives_on = image.topics.get(name).is_some_and(|topic| topic.id == replicas.image.id);
@@ -108,7 +189,10 @@ impl<R: Runtime> ReplicaManager<R> {
                     maps.by_name.remove(name);
                     maps.by_id.remove(&replicas.image.id);
                 }
-                replicas.partitions.iter().flatten().for_each(|partition| partition.mark_deleted());
+                for partition in replicas.partitions.iter().flatten() {
+                    self.fetchers.remove(partition.id());
+                    partition.mark_deleted();
+                }
                 // Those that could not be opened too.
                 for number in 0..replicas.image.partition_count() {
                     let id = TopicPartition::new(Arc::clone(name), number);
@@ -126,15 +210,19 @@ impl<R: Runtime> ReplicaManager<R> {
                 continue;
             }
             let topic_config = (self.resolve)(topic);
-            let config = log_config(&topic_config, self.producer_id_expiration_ms);
+            let config = log_config(&topic_config, self.config.producer_id_expiration_ms);
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for (number, assigned) in topic.partitions.iter().enumerate() {
                 let known = old.and_then(|old| old.partitions.get(number)).and_then(Option::as_ref);
-                let followed = self.follow(TopicPartition::new(Arc::clone(name), number as i32), topic.id, assigned, known, &config).await;
+                let id = TopicPartition::new(Arc::clone(name), number as i32);
+                let followed = self.follow(id, topic.id, assigned, known, &config, topic_config.min_insync_replicas).await;
                 partitions.push(followed.unwrap_or_else(|error| {
                     failed.get_or_insert(error);
                     None
                 }));
+                if let Some(Some(partition)) = partitions.last() {
+                    partition.registered_brokers(&epochs);
+                }
             }
             let replicas = Arc::new(TopicReplicas { image: Arc::clone(topic), config: topic_config, partitions });
             let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
@@ -171,16 +259,17 @@ impl<R: Runtime> ReplicaManager<R> {
     }
 
     fn lacks_replicas(&self, topic: &TopicReplicas<R>) -> bool {
-        let assigned = topic.image.partitions.iter().map(|partition| self.leads(partition));
+        let assigned = topic.image.partitions.iter().map(|partition| self.holds(partition));
         topic.partitions.iter().zip(assigned).any(|(partition, assigned)| assigned && partition.is_none())
     }
 
-    /// Whether this broker leads the partition. Replicas that others lead are not served: nothing is replicated yet.
-    fn leads(&self, assigned: &PartitionImage) -> bool {
-        assigned.leader == self.broker_id && assigned.replicas.contains(&self.broker_id)
+    /// Whether this broker has a replica to look after: it is assigned one, and if that is the only one, nobody else is said to lead it.
+    fn holds(&self, assigned: &PartitionImage) -> bool {
+        let is_alone = assigned.replicas.len() == 1;
+        assigned.replicas.contains(&self.broker_id) && (!is_alone || assigned.leader == self.broker_id)
     }
 
-    /// Brings one replica, which is there or is to be opened; none if this broker is to hold none, or does not lead it.
+    /// Brings one replica, which is there or is to be opened; none if this broker is to hold none.
     async fn follow(
         &self,
         id: TopicPartition,
@@ -188,22 +277,78 @@ impl<R: Runtime> ReplicaManager<R> {
         assigned: &PartitionImage,
         known: Option<&Arc<Partition<R>>>,
         config: &LogConfig,
+        min_isr: i32,
     ) -> Result<Option<Arc<Partition<R>>>, PartitionError> {
-        if !self.leads(assigned) {
+        if !self.holds(assigned) {
             if let Some(partition) = known {
                 partition.resign();
+                self.fetchers.remove(&id);
             }
             return Ok(None);
         }
-        if let Some(partition) = known {
+        let order = PartitionOrder {
+            leader: assigned.leader,
+            leader_epoch: assigned.leader_epoch,
+            isr: assigned.isr.clone(),
+            partition_epoch: assigned.partition_epoch,
+            replicas: assigned.replicas.clone(),
+        };
+        let partition = match known {
+            Some(partition) => {
+                partition.reconfigure(config.clone());
+                Arc::clone(partition)
+            }
+            // The only replica leads.
+            None if assigned.replicas.len() == 1 => {
+                let log = self.opened(&id, topic_id, config).await?;
+                Partition::new(id, topic_id, log, assigned.leader_epoch, self.rules.clone())
+            }
+            None => self.standing(id, topic_id, config).await?,
+        };
+        if partition.is_alone() && assigned.replicas.len() == 1 {
             partition.set_leader_epoch(assigned.leader_epoch);
-            partition.reconfigure(config.clone());
-            return Ok(Some(Arc::clone(partition)));
+        } else {
+            self.give_role(&partition, &order, min_isr).await?;
         }
-        match self.open(&id, topic_id, config).await {
+        Ok(Some(partition))
+    }
+
+    /// A replica over its log, without a role.
+    async fn standing(&self, id: TopicPartition, topic_id: Uuid, config: &LogConfig) -> Result<Arc<Partition<R>>, PartitionError> {
+        let log = self.opened(&id, topic_id, config).await?;
+        let high_watermark = self.logs.checkpointed_high_watermark(&id).unwrap_or(0);
+        Ok(Partition::standing(id, topic_id, log, high_watermark, self.rules.clone()))
+    }
+
+    /// Has a replica obey an order, and fetched from whom it then follows.
+    async fn give_role(&self, partition: &Arc<Partition<R>>, order: &PartitionOrder, min_isr: i32) -> Result<Verdict, PartitionError> {
+        partition.set_min_isr(min_isr);
+        let verdict = partition.obey(order).await.map_err(PartitionError::Log)?;
+        match partition.follows() {
+            Some(leader) => {
+                let address = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).get(&leader).cloned();
+                match address {
+                    Some(address) => self.fetchers.assign(leader, &address, partition),
+                    None => {
+                        tracing::warn!(partition = %partition.id(), leader, "nobody has told where the leader listens: nothing is fetched until somebody does");
+                        self.fetchers.remove(partition.id());
+                    }
+                }
+            }
+            None => self.fetchers.remove(partition.id()),
+        }
+        if !partition.is_alone() {
+            self.lag.watch(partition);
+        }
+        Ok(verdict)
+    }
+
+    /// A replica's log; why it is offline is told once.
+    async fn opened(&self, id: &TopicPartition, topic_id: Uuid, config: &LogConfig) -> Result<Log<R>, PartitionError> {
+        match self.open(id, topic_id, config).await {
             Ok(log) => {
-                self.offline.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-                Ok(Some(Partition::new(id, topic_id, log, assigned.leader_epoch)))
+                self.offline.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+                Ok(log)
             }
             Err(error) => {
                 let why = error.to_string();
@@ -214,6 +359,178 @@ impl<R: Runtime> ReplicaManager<R> {
                 Err(error)
             }
         }
+    }
+
+    /// LeaderAndIsr: obeys, partition by partition.
+    pub async fn leader_and_isr(&self, request: &LeaderAndIsrRequest) -> LeaderAndIsrResponse {
+        let _one = self.orders.lock().await;
+        if let Err(error) = self.fence.lock().unwrap_or_else(PoisonError::into_inner).admit(&request.sender) {
+            return LeaderAndIsrResponse { error_code: error.code(), topics: Vec::new() };
+        }
+        for leader in &request.live_leaders {
+            if let Ok(port) = u16::try_from(leader.port) {
+                let address = HostPort { host: leader.host.clone(), port };
+                self.addresses.lock().unwrap_or_else(PoisonError::into_inner).insert(leader.broker_id, address);
+            }
+        }
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let partitions = self.order_topic(topic).await;
+            topics.push(TopicErrors { name: topic.name.clone(), id: topic.id, partitions });
+        }
+        LeaderAndIsrResponse { error_code: 0, topics }
+    }
+
+    async fn order_topic(&self, topic: &LeaderAndIsrTopic) -> Vec<(i32, i16)> {
+        let old = self.topic(&topic.name);
+        if let Some(old) = &old
+            && old.image.id != topic.id
+        {
+            return topic.partitions.iter().map(|partition| (partition.partition, Error::InconsistentTopicId.code())).collect();
+        }
+        let name: Arc<str> = Arc::from(topic.name.as_str());
+        let nobody = PartitionImage { leader: -1, leader_epoch: -1, replicas: Vec::new(), isr: Vec::new(), partition_epoch: -1 };
+        let mut image = match &old {
+            Some(old) => TopicImage::clone(&old.image),
+            None => TopicImage {
+                name: Arc::clone(&name),
+                id: topic.id,
+                partitions: Vec::new(),
+                config: BTreeMap::new(),
+                internal: crate::controller::image::is_internal(&topic.name),
+            },
+        };
+        let topic_config = (self.resolve)(&image);
+        let config = log_config(&topic_config, self.config.producer_id_expiration_ms);
+        let mut partitions = old.as_ref().map(|old| old.partitions.clone()).unwrap_or_default();
+        let mut errors = Vec::with_capacity(topic.partitions.len());
+        for state in &topic.partitions {
+            // A number without bound would be a length without bound.
+            let Some(number) = usize::try_from(state.partition).ok().filter(|number| *number < PARTITIONS_MAX) else {
+                errors.push((state.partition, Error::InvalidRequest.code()));
+                continue;
+            };
+            let order = PartitionOrder::from(state);
+            let known = partitions.get(number).and_then(Option::as_ref);
+            let id = TopicPartition::new(Arc::clone(&name), state.partition);
+            let code = match self.order_partition(id, topic.id, &order, known, &config, topic_config.min_insync_replicas).await {
+                Ok((partition, verdict)) => {
+                    if number >= partitions.len() {
+                        partitions.resize(number + 1, None);
+                        image.partitions.resize(number + 1, nobody.clone());
+                    }
+                    partitions[number] = Some(partition);
+                    if matches!(verdict, Verdict::Lead | Verdict::Follow | Verdict::Update | Verdict::Stand) {
+                        image.partitions[number] = PartitionImage {
+                            leader: order.leader,
+                            leader_epoch: order.leader_epoch,
+                            replicas: order.replicas,
+                            isr: order.isr,
+                            partition_epoch: order.partition_epoch,
+                        };
+                    }
+                    if let Verdict::Refuse(error) = verdict { error.code() } else { 0 }
+                }
+                Err(error) => error.code(),
+            };
+            errors.push((state.partition, code));
+        }
+        let replicas = Arc::new(TopicReplicas { image: Arc::new(image), config: topic_config, partitions });
+        let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
+        maps.by_id.insert(topic.id, Arc::clone(&replicas));
+        maps.by_name.insert(name, replicas);
+        errors
+    }
+
+    async fn order_partition(
+        &self,
+        id: TopicPartition,
+        topic_id: Uuid,
+        order: &PartitionOrder,
+        known: Option<&Arc<Partition<R>>>,
+        config: &LogConfig,
+        min_isr: i32,
+    ) -> Result<(Arc<Partition<R>>, Verdict), Error> {
+        if !order.replicas.contains(&self.broker_id) {
+            return Err(Error::UnknownTopicOrPartition);
+        }
+        let partition = match known {
+            Some(partition) => Arc::clone(partition),
+            None => match self.standing(id, topic_id, config).await {
+                Ok(partition) => partition,
+                Err(PartitionError::InconsistentTopicId { .. }) => return Err(Error::InconsistentTopicId),
+                Err(_) => return Err(Error::KafkaStorageError),
+            },
+        };
+        match self.give_role(&partition, order, min_isr).await {
+            Ok(verdict) => Ok((partition, verdict)),
+            Err(error) => {
+                tracing::error!(partition = %partition.id(), %error, "an order of the controller could not be carried out");
+                Err(Error::KafkaStorageError)
+            }
+        }
+    }
+
+    /// StopReplica: ends roles, and deletes logs where it says so.
+    pub async fn stop_replica(&self, request: &StopReplicaRequest) -> StopReplicaResponse {
+        let _one = self.orders.lock().await;
+        if let Err(error) = self.fence.lock().unwrap_or_else(PoisonError::into_inner).admit(&request.sender) {
+            return StopReplicaResponse { error_code: error.code(), topics: Vec::new() };
+        }
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let mut errors = TopicErrors { name: topic.name.clone(), id: Uuid::nil(), partitions: Vec::with_capacity(topic.partitions.len()) };
+            for stop in &topic.partitions {
+                let id = TopicPartition::new(topic.name.as_str(), stop.partition);
+                let known = self.partition(&topic.name, stop.partition);
+                let code = match judge_stop(known.as_ref().and_then(|partition| partition.obeyed()), stop.leader_epoch) {
+                    Err(error) => error.code(),
+                    Ok(()) => self.stop(&id, known, stop.delete).await.err().map_or(0, |error| error.code()),
+                };
+                errors.partitions.push((stop.partition, code));
+            }
+            topics.push(errors);
+        }
+        StopReplicaResponse { error_code: 0, topics }
+    }
+
+    async fn stop(&self, id: &TopicPartition, known: Option<Arc<Partition<R>>>, delete: bool) -> Result<(), Error> {
+        self.fetchers.remove(id);
+        if let Some(partition) = &known {
+            partition.stop().await;
+        }
+        if !delete {
+            return Ok(());
+        }
+        if let Some(partition) = known {
+            partition.mark_deleted();
+            self.forget(id);
+        }
+        match self.logs.delete(id).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::error!(partition = %id, %error, "a replica that was to go could not be deleted");
+                Err(Error::KafkaStorageError)
+            }
+        }
+    }
+
+    /// Takes a replica out of the maps; its topic with the last.
+    fn forget(&self, id: &TopicPartition) {
+        let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(old) = maps.by_name.get(&id.topic).cloned() else { return };
+        let mut partitions = old.partitions.clone();
+        if let Some(partition) = usize::try_from(id.partition).ok().and_then(|number| partitions.get_mut(number)) {
+            *partition = None;
+        }
+        if partitions.iter().all(Option::is_none) {
+            maps.by_name.remove(&id.topic);
+            maps.by_id.remove(&old.image.id);
+            return;
+        }
+        let replicas = Arc::new(TopicReplicas { image: Arc::clone(&old.image), config: old.config.clone(), partitions });
+        maps.by_id.insert(old.image.id, Arc::clone(&replicas));
+        maps.by_name.insert(Arc::clone(&id.topic), replicas);
     }
 
     async fn open(&self, id: &TopicPartition, topic_id: Uuid, config: &LogConfig) -> Result<Log<R>, PartitionError> {

@@ -55,6 +55,44 @@ impl ControlApi {
     }
 }
 
+/// The header of a request of this module.
+#[derive(Clone, Copy, Debug)]
+pub struct ControlHeader {
+    /// The API.
+    pub api: &'static ControlApi,
+    /// The version.
+    pub version: i16,
+    /// What the sender calls this request.
+    pub correlation_id: i32,
+}
+
+/// Splits a request's frame, without its size, into header and body, if it is one of this module's.
+///
+/// # Errors
+/// [`DecodeError`]: close the connection.
+pub fn parse_request(frame: &Bytes) -> Result<Option<(ControlHeader, Bytes)>, DecodeError> {
+    let mut reader = Reader::new(frame.clone());
+    let Some(api) = find(reader.i16("api_key")?) else { return Ok(None) };
+    let version = reader.i16("api_version")?;
+    let correlation_id = reader.i32("correlation_id")?;
+    api.check(version)?;
+    reader.nullable_string(false, "client_id")?;
+    end(&mut reader, api.is_flexible(version), "request header")?;
+    Ok(Some((ControlHeader { api, version, correlation_id }, reader.into_rest())))
+}
+
+/// The frame of a response with its size, header and `body`.
+pub fn response_frame(header: &ControlHeader, body: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(16 + body.len());
+    out.put_i32(0);
+    out.put_i32(header.correlation_id);
+    put_end(&mut out, header.api.is_flexible(header.version));
+    out.put_slice(body);
+    let size = i32::try_from(out.len() - 4).expect("an answer is not longer than its request allows");
+    out[..4].copy_from_slice(&size.to_be_bytes());
+    out.freeze()
+}
+
 /// What a message of this module has to say itself. `compact` is whether the version has tagged fields and compact lengths.
 trait Body: Sized {
     fn read(reader: &mut Reader, version: i16, compact: bool) -> Result<Self, DecodeError>;

@@ -19,4 +19,5 @@ mod hostile;
 mod kill;
 mod outside;
 mod recovery;
+mod replicas;
 mod start;

@@ -13,6 +13,8 @@ use crate::broker::dispatch::Outcome;
 use crate::broker::fetch_session::{FetchContext, PartitionKey, SessionError, SessionRequest, Told, TopicKey, Wanted};
 use crate::config::topic::CompressionType;
 use crate::purgatory::Waiter;
+use crate::replication::follower::{Lineage, compare_ends};
+use crate::replication::leader::{FollowerError, FollowerFetch};
 use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
 use crate::wire::fetch::Part;
@@ -30,9 +32,6 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
         Ok(request) => request,
         Err(error) => return Outcome::Close(format!("a malformed Fetch request: {error}")),
     };
-    if request.is_from_follower() {
-        return reply(&header, request.error_response(Error::NotLeaderOrFollower));
-    }
     let session = broker.fetch_sessions().begin(session_request(&request), (broker.runtime().random_u64() >> 33) as i32 | 1, broker.runtime().now());
     let context = match session {
         Ok(context) => context,
@@ -51,6 +50,7 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
     let fetch = Fetch {
         broker: Arc::clone(broker),
         version: header.version,
+        follower: request.is_from_follower().then_some((request.replica_id, request.replica_epoch)),
         read_committed: request.isolation_level == READ_COMMITTED,
         max_bytes,
         // More than an answer may hold would never be there.
@@ -117,10 +117,21 @@ fn session_request(request: &FetchRequest) -> SessionRequest {
     SessionRequest { id: request.session_id, epoch: request.session_epoch, uses_ids, named, forgotten }
 }
 
+/// The wire's word for a follower's fetch that does not count.
+fn follower_error(error: &FollowerError, current_leader_epoch: i32) -> Error {
+    match error {
+        // With an epoch it may be LeaderAndIsr that is late here; without, the follower must look for another leader.
+        FollowerError::NotAReplica { .. } if current_leader_epoch >= 0 => Error::UnknownLeaderEpoch,
+        FollowerError::NotAReplica { .. } | FollowerError::StaleBrokerEpoch { .. } => Error::NotLeaderOrFollower,
+    }
+}
+
 /// A fetch under way.
 struct Fetch<R: Runtime> {
     broker: Arc<Broker<R>>,
     version: i16,
+    /// The broker id and epoch of the follower that fetches; `None` for a consumer. Followers read to the log's end, and what they fetch tells what they have.
+    follower: Option<(i32, i64)>,
     read_committed: bool,
     max_bytes: usize,
     min_bytes: u64,
@@ -144,7 +155,7 @@ struct Look<R: Runtime> {
     bytes: u64,
     /// Whether some partition must be told of at once: an error, a diverging epoch.
     urgent: bool,
-    /// What to wait for: each partition and the high watermark at which it was looked at.
+    /// What to wait for: each partition and how far it could be read when it was looked at.
     seen: Vec<(Arc<Partition<R>>, i64)>,
 }
 
@@ -158,15 +169,19 @@ impl<R: Runtime> Fetch<R> {
                 return self.response(look);
             }
             let timer = deadline.get_or_insert_with(|| runtime.sleep(max_wait));
-            for (partition, high_watermark) in &look.seen {
-                partition.wake_at(high_watermark + 1, &self.waiter);
+            for (partition, end) in &look.seen {
+                if self.follower.is_some() {
+                    partition.wake_when_appended(end + 1, &self.waiter);
+                } else {
+                    partition.wake_at(end + 1, &self.waiter);
+                }
             }
             self.registered = look.seen.iter().map(|(partition, _)| Arc::clone(partition)).collect();
             if self.broker.is_stopping() {
                 return self.response(look);
             }
             // Whatever happened between the look and the registration woke nobody.
-            if look.seen.iter().any(|(partition, seen)| partition.high_watermark() != *seen || partition.is_deleted()) {
+            if look.seen.iter().any(|(partition, seen)| self.readable_end(partition) != *seen || partition.is_deleted() || !partition.leads()) {
                 continue;
             }
             let timed_out = tokio::select! {
@@ -181,13 +196,18 @@ impl<R: Runtime> Fetch<R> {
         }
     }
 
+    /// How far this reader may read.
+    fn readable_end(&self, partition: &Partition<R>) -> i64 {
+        if self.follower.is_some() { partition.log().log_end_offset() } else { partition.high_watermark() }
+    }
+
     async fn look(&self) -> Look<R> {
         let mut look = Look { data: Vec::with_capacity(self.context.partitions.len()), bytes: 0, urgent: false, seen: Vec::new() };
         for (key, wanted) in &self.context.partitions {
             let (name, found) = self.find(key);
             let data = match found {
                 Ok(partition) => {
-                    look.seen.push((Arc::clone(&partition), partition.high_watermark()));
+                    look.seen.push((Arc::clone(&partition), self.readable_end(&partition)));
                     match self.read(&partition, wanted, key.1, look.bytes).await {
                         Ok(data) => data,
                         Err(error) => PartitionData { log_start_offset: partition.log().log_start_offset(), ..PartitionData::error(key.1, error) },
@@ -230,12 +250,11 @@ impl<R: Runtime> Fetch<R> {
         let mut diverging_epoch = None;
         if wanted.last_fetched_epoch >= 0 {
             // KIP-595: a reader whose last epoch ended earlier here, or never was here, has records that this log does not.
-            let (epoch, end_offset) = log.end_offset_for_epoch(wanted.last_fetched_epoch);
-            if epoch < 0 || end_offset < 0 {
-                return Err(Error::OffsetOutOfRange);
-            }
-            if epoch < wanted.last_fetched_epoch || end_offset < wanted.fetch_offset {
-                diverging_epoch = Some(EpochEndOffset { epoch, end_offset });
+            let lineage = log.end_offset_for_epoch(wanted.last_fetched_epoch);
+            match compare_ends(lineage, wanted.last_fetched_epoch, wanted.fetch_offset) {
+                Lineage::Same => {}
+                Lineage::Unknown => return Err(Error::OffsetOutOfRange),
+                Lineage::Diverging { epoch, end_offset } => diverging_epoch = Some(EpochEndOffset { epoch, end_offset }),
             }
         }
         let mut records = smallvec::SmallVec::new();
@@ -246,7 +265,11 @@ impl<R: Runtime> Fetch<R> {
             let first = taken_bytes == 0;
             let max_bytes = room.min(wanted.max_bytes.max(0) as usize);
             if max_bytes > 0 || first {
-                let slice = partition.read_committed(wanted.fetch_offset, max_bytes, first).await.map_err(|error| read_error(&error))?;
+                let read = match self.follower {
+                    Some(_) => partition.read_written(wanted.fetch_offset, max_bytes, first).await,
+                    None => partition.read_committed(wanted.fetch_offset, max_bytes, first).await,
+                };
+                let slice = read.map_err(|error| read_error(&error))?;
                 if slice.len > 0 {
                     if let Some(told) = &mut aborted_transactions {
                         let aborted = log.aborted_transactions(wanted.fetch_offset, slice.next_offset).into_iter();
@@ -256,7 +279,15 @@ impl<R: Runtime> Fetch<R> {
                 }
             }
         }
-        let high_watermark = partition.high_watermark();
+        if let (Some((replica, broker_epoch)), None) = (self.follower, diverging_epoch) {
+            let fetch = FollowerFetch { replica, broker_epoch, offset: wanted.fetch_offset, log_start_offset: wanted.log_start_offset };
+            partition.follower_fetched(fetch).map_err(|error| follower_error(&error, wanted.current_leader_epoch))?;
+        }
+        let high_watermark = match self.follower {
+            Some(_) => partition.high_watermark(),
+            // A new leader that does not know how far an earlier one got says so (KIP-207); what is below what it knows may be read.
+            None => partition.proven_high_watermark().unwrap_or(-1),
+        };
         Ok(PartitionData {
             partition: number,
             error_code: 0,

@@ -35,23 +35,30 @@ struct Found {
 /// What is answered where no offset fits.
 const NOTHING: Found = Found { timestamp: -1, offset: -1, leader_epoch: -1 };
 
-async fn find<R: Runtime>(partition: &Partition<R>, version: i16, timestamp: i64) -> Result<Found, Error> {
+async fn find<R: Runtime>(partition: &Partition<R>, version: i16, timestamp: i64, is_replica: bool) -> Result<Found, Error> {
     let log = partition.log();
-    let high_watermark = partition.high_watermark();
+    // A follower asks where the log ends; a client, how far it may read.
+    let high_watermark = if is_replica { log.log_end_offset() } else { partition.high_watermark() };
+    // KIP-207: an earlier leader may have told more than this one knows to be committed.
+    let is_unproven = !is_replica && partition.proven_high_watermark().is_none();
+    let not_available = if version >= 5 { Error::OffsetNotAvailable } else { Error::LeaderNotAvailable };
     let earliest = |offset| Found { timestamp: -1, offset, leader_epoch: log.epoch_for_offset(offset).unwrap_or_else(|| partition.leader_epoch()) };
     match timestamp {
+        LATEST if is_unproven => Err(not_available),
         LATEST => Ok(Found { timestamp: -1, offset: high_watermark, leader_epoch: partition.leader_epoch() }),
         EARLIEST => Ok(earliest(log.log_start_offset())),
         EARLIEST_LOCAL if version >= 8 => Ok(earliest(log.log_start_offset())),
         LATEST_TIERED if version >= 9 => Ok(NOTHING),
         MAX_TIMESTAMP if version >= 7 => match log.max_timestamp_offset().await {
             Ok(Some(at)) if at.offset < high_watermark => Ok(Found { timestamp: at.timestamp, offset: at.offset, leader_epoch: at.leader_epoch }),
+            Ok(Some(_)) if is_unproven => Err(not_available),
             Ok(_) => Ok(NOTHING),
             Err(error) => Err(log_error(&error)),
         },
         timestamp if timestamp < 0 => Err(Error::UnsupportedVersion),
         timestamp => match log.offset_for_timestamp(timestamp).await {
             Ok(Some(at)) if at.offset < high_watermark => Ok(Found { timestamp: at.timestamp, offset: at.offset, leader_epoch: at.leader_epoch }),
+            Ok(Some(_)) if is_unproven => Err(not_available),
             Ok(_) => Ok(NOTHING),
             Err(error) => Err(log_error(&error)),
         },
@@ -60,6 +67,7 @@ async fn find<R: Runtime>(partition: &Partition<R>, version: i16, timestamp: i64
 
 /// ListOffsets.
 pub async fn list_offsets<R: Runtime>(broker: Arc<Broker<R>>, context: Context, request: ListOffsetsRequest) -> ListOffsetsResponse {
+    let is_replica = request.replica_id.0 >= 0;
     let mut topics = Vec::new();
     for topic in request.topics {
         let mut partitions = Vec::new();
@@ -67,7 +75,7 @@ pub async fn list_offsets<R: Runtime>(broker: Arc<Broker<R>>, context: Context, 
             let found = match led_partition(&broker, &topic.name, asked.partition_index)
                 .and_then(|partition| partition.check_leader_epoch(asked.current_leader_epoch).map_err(|error| partition_error(&error)).map(|()| partition))
             {
-                Ok(partition) => find(&partition, context.version, asked.timestamp).await,
+                Ok(partition) => find(&partition, context.version, asked.timestamp, is_replica).await,
                 Err(error) => Err(error),
             };
             let response = ListOffsetsPartitionResponse::default().with_partition_index(asked.partition_index);
@@ -87,6 +95,7 @@ pub async fn list_offsets<R: Runtime>(broker: Arc<Broker<R>>, context: Context, 
 
 /// OffsetForLeaderEpoch (KIP-101, 279, 320).
 pub fn offset_for_leader_epoch<R: Runtime>(broker: &Arc<Broker<R>>, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
+    let is_replica = request.replica_id.0 >= 0;
     let topics = request
         .topics
         .into_iter()
@@ -101,8 +110,10 @@ pub fn offset_for_leader_epoch<R: Runtime>(broker: &Arc<Broker<R>>, request: Off
                     });
                     match found {
                         Ok(partition) => {
-                            // The current epoch ends where consumers' view ends: at the high watermark.
-                            let (epoch, end_offset) = if asked.leader_epoch == partition.leader_epoch() {
+                            // The current epoch ends where consumers' view ends, at the high watermark; for a follower, where the log does.
+                            let (epoch, end_offset) = if is_replica {
+                                partition.log().end_offset_for_epoch(asked.leader_epoch)
+                            } else if asked.leader_epoch == partition.leader_epoch() {
                                 (asked.leader_epoch, partition.high_watermark())
                             } else {
                                 let (epoch, end) = partition.log().end_offset_for_epoch(asked.leader_epoch);

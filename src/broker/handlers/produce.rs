@@ -18,8 +18,9 @@ use crate::log::{AppendError, BatchToAppend, LogError, SequenceError};
 use crate::purgatory::Waiter;
 use crate::record::compression::Codec;
 use crate::record::validate::{self, Rejected, Rules, TargetCompression, TimestampType};
+use crate::replication::leader::Committed;
 use crate::replication::manager::TopicReplicas;
-use crate::replication::partition::Partition;
+use crate::replication::partition::{Partition, PartitionAppendError};
 use crate::runtime::Runtime;
 use crate::wire::frame::RequestHeader;
 use crate::wire::produce::{PartitionProduceResponse, ProduceRequest, ProduceResponse, RecordError, TopicProduceResponse};
@@ -38,6 +39,38 @@ struct Pending<R: Runtime> {
     partition: usize,
     replica: Arc<Partition<R>>,
     end_offset: i64,
+    /// The epoch of the append: in a later one the offsets may be others' records.
+    epoch: i32,
+    /// Whether all in-sync replicas must have it, or this one alone.
+    by_all: bool,
+}
+
+impl<R: Runtime> Pending<R> {
+    /// Whether it is stored as its producer asked for. Look whether it is [`Pending::is_lost`] first, and after.
+    fn is_stored(&self) -> bool {
+        let end = if self.by_all { self.replica.high_watermark() } else { self.replica.log().acknowledged_end_offset() };
+        end >= self.end_offset
+    }
+
+    /// Whether nobody will ever say that it is stored.
+    fn is_lost(&self) -> bool {
+        self.replica.is_deleted() || !self.replica.leads_in(self.epoch)
+    }
+
+    /// The answer in place of success; `None` is success.
+    fn error(&self) -> Option<Error> {
+        let is_stored = self.is_stored();
+        if self.replica.is_deleted() {
+            // What was stored before is told so.
+            (!is_stored).then_some(Error::UnknownTopicOrPartition)
+        } else if !self.replica.leads_in(self.epoch) {
+            Some(Error::NotLeaderOrFollower)
+        } else if !is_stored {
+            Some(Error::RequestTimedOut)
+        } else {
+            (self.by_all && self.replica.committed_by_all(self.end_offset) == Committed::TooFew).then_some(Error::NotEnoughReplicasAfterAppend)
+        }
+    }
 }
 
 /// Produce.
@@ -76,9 +109,12 @@ pub async fn produce<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader,
                 None => Err(Refusal::from(led_partition(broker, &topic.name, data.index).err().unwrap_or(Error::UnknownTopicOrPartition))),
             };
             match appended {
-                Ok((replica, told, end_offset)) => {
-                    if acks != ACKS_NONE && replica.high_watermark() < end_offset && !crate::plant!(broker.runtime(), "ack-before-commit") {
-                        pending.push(Pending { topic: response.topics.len(), partition: partitions.len(), replica, end_offset });
+                Ok(Appended { replica, told, end_offset, epoch }) => {
+                    // Of the only replica what is stored is committed; a leader of others is asked again once it is.
+                    let by_all = acks == ACKS_ALL || replica.is_alone();
+                    let wait = Pending { topic: response.topics.len(), partition: partitions.len(), replica, end_offset, epoch, by_all };
+                    if acks != ACKS_NONE && (!wait.is_stored() || !wait.replica.is_alone()) && !crate::plant!(broker.runtime(), "ack-before-commit") {
+                        pending.push(wait);
                     }
                     partitions.push(told);
                 }
@@ -96,19 +132,16 @@ pub async fn produce<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader,
     Outcome::Later(Box::pin(async move {
         let pending = Waiting { waiter: Waiter::new(), pending };
         let mut deadline = runtime.sleep(timeout);
-        let timed_out = tokio::select! {
+        tokio::select! {
             biased;
-            () = pending.all_committed() => false,
-            () = &mut deadline => true,
+            () = pending.all_committed() => {}
+            () = &mut deadline => {}
         };
         for wait in &pending.pending {
             let told = &mut response.topics[wait.topic].partitions[wait.partition];
-            if wait.replica.high_watermark() >= wait.end_offset {
-                continue;
+            if let Some(error) = wait.error() {
+                *told = PartitionProduceResponse::error(told.index, error);
             }
-            let error = if wait.replica.is_deleted() { Error::UnknownTopicOrPartition } else { Error::RequestTimedOut };
-            debug_assert!(timed_out || wait.replica.is_deleted());
-            *told = PartitionProduceResponse::error(told.index, error);
         }
         framed::<R>(response.encode_frame(header.version, header.correlation_id))
     }))
@@ -181,7 +214,13 @@ fn rules(config: &TopicConfig) -> Rules {
     }
 }
 
-type Appended<R> = (Arc<Partition<R>>, PartitionProduceResponse, i64);
+/// What was appended, and where.
+struct Appended<R: Runtime> {
+    replica: Arc<Partition<R>>,
+    told: PartitionProduceResponse,
+    end_offset: i64,
+    epoch: i32,
+}
 
 async fn append<R: Runtime>(
     broker: &Arc<Broker<R>>,
@@ -200,7 +239,11 @@ async fn append<R: Runtime>(
         // The broker's own memory: what others put there it could not read again.
         return Err(Refusal { message: Some(Cow::Borrowed("Cannot append to an internal topic.")), ..Error::InvalidTopicException.into() });
     }
-    let in_sync = replicas.image.partitions.get(index as usize).map_or(0, |partition| partition.isr.len());
+    if !replica.leads() {
+        return Err(Error::NotLeaderOrFollower.into());
+    }
+    let told_in_sync = || replicas.image.partitions.get(index as usize).map_or(0, |partition| partition.isr.len());
+    let in_sync = if replica.is_alone() { told_in_sync() } else { replica.in_sync_count().unwrap_or(0) };
     if acks == ACKS_ALL && in_sync < replicas.config.min_insync_replicas.max(1) as usize {
         return Err(Refusal {
             message: Some(Cow::Owned(format!("{in_sync} replicas are in sync; min.insync.replicas is {}", replicas.config.min_insync_replicas))),
@@ -218,12 +261,15 @@ async fn append<R: Runtime>(
         let message = Some(Cow::Borrowed("this broker has no transactions yet: produce without a transactional id"));
         return Err(Refusal { message, ..Error::TransactionalIdAuthorizationFailed.into() });
     }
+    // Before the append: a later epoch's append is taken for this one's at worst, and told to be asked again.
+    let epoch = replica.leader_epoch();
     let info = match replica.append(&[BatchToAppend { header: validated.header, bytes: validated.bytes }]).await {
         Ok(info) => info,
-        Err(error) => return Err(append_refusal(&replica, &error)),
+        Err(PartitionAppendError::NotLeader) => return Err(Error::NotLeaderOrFollower.into()),
+        Err(PartitionAppendError::Append(error)) => return Err(append_refusal(&replica, &error)),
     };
     let told = PartitionProduceResponse::appended(index, info.base_offset, info.log_append_time_ms, info.log_start_offset);
-    Ok((replica, told, info.last_offset + 1))
+    Ok(Appended { replica, told, end_offset: info.last_offset + 1, epoch })
 }
 
 /// The wire's word for a failed append.
@@ -256,11 +302,15 @@ impl<R: Runtime> Waiting<R> {
     async fn all_committed(&self) {
         for wait in &self.pending {
             loop {
-                let done = || wait.replica.high_watermark() >= wait.end_offset || wait.replica.is_deleted();
+                let done = || wait.is_stored() || wait.is_lost();
                 if done() {
                     break;
                 }
-                wait.replica.wake_at(wait.end_offset, &self.waiter);
+                if wait.by_all {
+                    wait.replica.wake_at(wait.end_offset, &self.waiter);
+                } else {
+                    wait.replica.wake_when_stored(wait.end_offset, &self.waiter);
+                }
                 if done() {
                     break;
                 }
