@@ -131,6 +131,8 @@ pub trait Consensus: Send + 'static {
     fn read_index(&mut self, context: Bytes);
     /// Stands for election now.
     fn campaign(&mut self);
+    /// The leader that this member follows is known to have ended: it follows nobody, and does not hold others back from standing for election.
+    fn lose_leader(&mut self);
     /// Hands leadership over to `to`.
     fn transfer_leadership(&mut self, to: u64);
     /// What is to be done now; `None` if nothing.

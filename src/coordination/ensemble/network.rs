@@ -426,6 +426,14 @@ impl<R: Runtime> RunningLink<R> {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
+    /// The other side has ended the connection. If it refuses another one, its process is no more: who follows it need not wait for its silence.
+    async fn tell_if_gone(&self) {
+        let probed = within(&self.rt, GREETING_WITHIN, async { self.rt.connect(&self.to).await.map(drop) }).await;
+        if probed.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            let _ = self.inbox.send(PeerInput::Gone(self.id)).await;
+        }
+    }
+
     /// Keeps the link open and sends what is queued, until the queue's sender is gone.
     async fn run(self, mut messages: mpsc::Receiver<PeerMessage>) {
         let (rt, to) = (&self.rt, &self.to);
@@ -491,7 +499,10 @@ impl<R: Runtime> RunningLink<R> {
                 }
                 let message = tokio::select! {
                     biased;
-                    _ = &mut is_over => break,
+                    _ = &mut is_over => {
+                        self.tell_if_gone().await;
+                        break;
+                    }
                     message = messages.recv() => message,
                 };
                 match message {

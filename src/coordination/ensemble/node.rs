@@ -5,6 +5,7 @@
 
 mod apply;
 mod disk;
+mod elections;
 mod members;
 mod reads;
 mod sessions;
@@ -97,6 +98,8 @@ pub enum PeerInput {
     },
     /// A snapshot came whole; the sender is told by the channel.
     Snapshot(Box<ReceivedSnapshot>, oneshot::Sender<()>),
+    /// The process of the member with that Raft id refuses connections.
+    Gone(u64),
     /// What became of a snapshot for that member.
     SnapshotSent(u64, bool),
     /// A member without a log asks whether there is one here.
@@ -213,6 +216,8 @@ pub(in crate::coordination) struct Node<R: Runtime, C> {
     log_formats: BTreeMap<u64, u16>,
     leadership: super::consensus::Leadership,
     tick_count: u64,
+    /// When it stands for election before its time-out, in ticks.
+    stands_at_tick: Option<u64>,
     next_tick: Instant,
     entries_since_snapshot: u64,
     bytes_since_snapshot: u64,
@@ -270,6 +275,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             log_formats: BTreeMap::new(),
             leadership: super::consensus::Leadership::default(),
             tick_count: 0,
+            stands_at_tick: None,
             last_snapshot_bytes: 0,
             snapshot: None,
             wants_roll: false,
@@ -294,6 +300,8 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         let mut shut_down = Vec::new();
         if self.is_alone() {
             self.core.campaign();
+        } else {
+            self.stand_soon();
         }
         loop {
             self.drive().await;
@@ -402,6 +410,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         self.next_tick = now + TICK * 3 / 4 + jitter;
         self.tick_count += 1;
         self.core.tick();
+        self.stand_if_due();
         let nonce = self.rt.random_u64();
         drop(self.origin.tick(nonce)); // Whoever waited for them is told that the connection is lost.
         self.tick_reads();
@@ -460,6 +469,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         match input {
             PeerInput::Met(met) => self.meet(met),
             PeerInput::Removed => self.removed(),
+            PeerInput::Gone(member) => self.is_gone(member),
             PeerInput::Order(order, answer) => {
                 let answered = self.order(order);
                 let _ = answer.send(answered);

@@ -5,7 +5,7 @@ use protobuf::Message as _;
 use raft::eraftpb::{
     ConfChange, ConfChangeType, ConfState as RaftConfState, Entry as RaftEntry, EntryType, HardState as RaftHardState, Message, MessageType, SnapshotMetadata,
 };
-use raft::{Config, RawNode, SnapshotStatus, StateRole, Storage};
+use raft::{Config, INVALID_ID, RawNode, SnapshotStatus, StateRole, Storage};
 
 use super::Promise;
 use super::consensus::{Change, Consensus, Leadership, NotTaken, Progress, RaftMessage, Work};
@@ -135,6 +135,13 @@ impl Consensus for RaftCore {
 
     fn campaign(&mut self) {
         let _ = self.node.campaign();
+    }
+
+    fn lose_leader(&mut self) {
+        if self.node.raft.state == StateRole::Follower {
+            let term = self.node.raft.term;
+            self.node.raft.become_follower(term, INVALID_ID);
+        }
     }
 
     fn transfer_leadership(&mut self, to: u64) {

@@ -31,8 +31,8 @@ use crate::runtime::{HostPort, Runtime};
 /// How many inputs of peers wait for the node before their connections do.
 const INBOX_COUNT: usize = 1024;
 
-/// About how long a member without a log waits before it asks again.
-const ASK_AGAIN: Duration = Duration::from_millis(150);
+/// About how long a member without a log waits before it asks again, at first and at most; longer with each time.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 
 /// How often one that waits says so.
 const TELL_EVERY: Duration = Duration::from_secs(3);
@@ -229,6 +229,7 @@ async fn become_member<R: Runtime>(rt: &R, config: &EnsembleConfig, configured: 
     }
     let probe = Question::Probe { servers: configured.to_vec() };
     let mut tell_at = rt.now() + TELL_EVERY;
+    let mut pause = ASK_AGAIN.0;
     loop {
         let mut empty_count = 0;
         let mut members = Vec::new();
@@ -268,6 +269,7 @@ async fn become_member<R: Runtime>(rt: &R, config: &EnsembleConfig, configured: 
                 said.join("; ")
             );
         }
-        rt.sleep(ASK_AGAIN + Duration::from_micros(rt.random_u64() % 100_000)).await;
+        rt.sleep(pause + Duration::from_micros(rt.random_u64() % u64::try_from(pause.as_micros()).unwrap_or(1))).await;
+        pause = (pause * 3 / 2).min(ASK_AGAIN.1);
     }
 }

@@ -73,6 +73,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                     observer.applied(self.raft_id, entry.index, entry.term, self.replicated.digest);
                     let executed = match &outcome {
                         Outcome::Executed(applied) => says.command().map(|command| (command, applied)),
+                        Outcome::Configured(command, applied) => Some((command, applied)),
                         Outcome::Skipped => None,
                     };
                     observer.executed(self.raft_id, entry.index, entry.term, executed);
