@@ -1,5 +1,6 @@
 //! The node applies what is committed, and answers.
 
+use super::super::Executed;
 use super::super::consensus::{Change, Consensus};
 use super::super::state::{Meaning, Outcome, Payload, Replicated, Senseless, meaning, zxid};
 use super::Node;
@@ -71,11 +72,12 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 let outcome = self.replicated.apply(&mut tree, entry, &says);
                 if let Some(observer) = &self.observer {
                     observer.applied(self.raft_id, entry.index, entry.term, self.replicated.digest);
-                    let executed = match &outcome {
-                        Outcome::Executed(applied) => says.command().map(|command| (command, applied)),
-                        Outcome::Skipped => None,
+                    let executed = match (&outcome, says.command()) {
+                        (Outcome::Executed(applied), Some(command)) => Executed::Command(command, applied),
+                        (Outcome::Executed(applied), None) => Executed::Configured(tree.config_servers(), applied),
+                        (Outcome::Skipped, _) => Executed::Nothing,
                     };
-                    observer.executed(self.raft_id, entry.index, entry.term, executed);
+                    observer.executed(self.raft_id, entry.index, entry.term, &executed);
                 }
                 let executed = match outcome {
                     Outcome::Executed(applied) => {
