@@ -77,11 +77,13 @@ pub struct Options {
     pub snapshot_every_entries: u64,
     /// How many snapshots are kept, the newest included; at least 1.
     pub snapshots_kept_count: usize,
+    /// How many entries before a snapshot stay in memory, for members that are a little behind: one that is behind further gets a snapshot.
+    pub trailing_entries: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { snapshot_every_bytes: 16 << 20, snapshot_every_entries: 100_000, snapshots_kept_count: 3 }
+        Self { snapshot_every_bytes: 16 << 20, snapshot_every_entries: 100_000, snapshots_kept_count: 3, trailing_entries: 1_000 }
     }
 }
 

@@ -53,7 +53,7 @@ fn what_was_acknowledged_survives_and_the_processs_own_sessions_do_not() {
 #[test]
 fn concurrent_proposals_are_all_applied_once_and_survive_snapshots() {
     with_dir(|rt, dir| async move {
-        let options = Options { snapshot_every_bytes: 20_000, snapshot_every_entries: 100_000, snapshots_kept_count: 2 };
+        let options = Options { snapshot_every_bytes: 20_000, snapshot_every_entries: 100_000, snapshots_kept_count: 2, ..Options::default() };
         let mut expected = 0;
         for round in 0..3 {
             let coordination = Coordination::open_with(rt.clone(), &dir, options).await.unwrap();

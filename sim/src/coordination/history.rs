@@ -12,10 +12,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ottla::coordination::ensemble::{Observer, Promise};
-use ottla::coordination::op::Command;
+use ottla::coordination::ensemble::{Executed, Observer, Promise};
 use ottla::coordination::storage::format::HardState;
-use ottla::coordination::tree::Applied;
 use tokio::sync::mpsc;
 
 use super::sessions::oracle::Oracle;
@@ -301,7 +299,7 @@ impl Observer for History {
         }
     }
 
-    fn executed(&self, raft_id: u64, index: u64, term: u64, executed: Option<(&Command, &Applied)>) {
+    fn executed(&self, raft_id: u64, index: u64, term: u64, executed: &Executed<'_>) {
         self.oracle.executed(raft_id, index, term, executed);
     }
 

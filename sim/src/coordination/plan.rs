@@ -49,11 +49,12 @@ impl Plan {
         let member_count = *draws.pick(&[1, 3, 3, 3, 3, 5]);
         let grows = draws.chance(200_000) && member_count > 1;
         let (register_count, client_count) = (draws.between(1, 4) as usize, draws.between(1, 3) as usize);
-        let pause_mean_ms = *draws.pick(&[20, 60, 200]);
+        let pause_mean_ms = *draws.pick(&[20, 60, 60, 200, 200, 200]);
         let options = Options {
             snapshot_every_bytes: *draws.pick(&[2_000, 20_000, 1 << 20]),
             snapshot_every_entries: *draws.pick(&[30, 300, 100_000]),
             snapshots_kept_count: draws.between(1, 3) as usize,
+            ..Options::default()
         };
         let several = member_count > 1;
         let mut sometimes = |choices: &[u64]| {
@@ -65,7 +66,8 @@ impl Plan {
         let remove_mean_ms = sometimes(&[0, 0, 8_000, 25_000]);
         let churn_mean_ms = sometimes(&[0, 0, 1_500, 6_000]);
         let session_client_count = draws.between(2, 7) as usize;
-        let session_pause_mean_ms = *draws.pick(&[20, 100, 400]);
+        let session_pause_mean_ms = *draws.pick(&[20, 100, 100, 400, 400, 400]);
+        let options = Options { trailing_entries: *draws.pick(&[0, 5, 50, 1_000]), ..options };
         Self {
             member_count,
             grows,

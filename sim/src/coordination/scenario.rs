@@ -39,6 +39,8 @@ const SERVE_WITHIN: Duration = Duration::from_secs(20);
 const MEMBER_MAX_COUNT: usize = 5;
 /// Every client must be served within this, in a healed world.
 const CLIENTS_SERVED_WITHIN: Duration = Duration::from_secs(60);
+/// For how long clients do nothing but live: longer than the longest time-out of a session.
+const QUIET: Duration = Duration::from_secs(12);
 /// All sessions must have ended within this once nobody shows a sign of life: the longest time-out, and as much again and more for what may be late.
 const SESSIONS_END_WITHIN: Duration = Duration::from_secs(30);
 /// How many hosts the clients over the network have.
@@ -77,6 +79,10 @@ impl Scenario for CoordinationScenario {
             "ephemeral-outlives-session",
             "new-leader-grants-no-time",
             "watch-lost-on-snapshot",
+            "answer-before-event",
+            "read-overtakes-own-write",
+            "serves-without-leader",
+            "signs-of-life-not-relayed",
         ]
     }
 
@@ -398,6 +404,9 @@ impl Run {
             }
             world.sleep(Duration::from_millis(100)).await;
         }
+        // Long enough for a session to expire whose signs of life do not reach the leader.
+        world.sleep(QUIET).await;
+        self.history.oracle.release();
         self.phase.send_replace(Phase::Done);
         Ok(())
     }

@@ -101,15 +101,25 @@ pub enum Promise {
     },
 }
 
+/// What an entry did to the tree, as an [`Observer`] is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Executed<'a> {
+    /// Nothing: its zxid is passed over.
+    Nothing,
+    /// A command was carried out, or refused.
+    Command(&'a Command, &'a Applied),
+    /// `/zookeeper/config` names these servers from now on.
+    Configured(&'a str, &'a Applied),
+}
+
 /// Looks on: for checks that hold over all members. Called by the node, in the order of things; must not block.
 pub trait Observer: Send + Sync + 'static {
     /// The member begins a life with this in its directory, `last_index` being the last entry of its log or of what its snapshot stands for.
     fn opened(&self, raft_id: u64, hard_state: HardState, last_index: u64) {
         let _ = (raft_id, hard_state, last_index);
     }
-    /// The member has carried out an entry: the command and what came of it, or none if the entry asks nothing of the tree. Called before anybody is
-    /// told of it.
-    fn executed(&self, raft_id: u64, index: u64, term: u64, executed: Option<(&Command, &Applied)>) {
+    /// The member has carried out an entry. Called before anybody is told of it.
+    fn executed(&self, raft_id: u64, index: u64, term: u64, executed: &Executed<'_>) {
         let _ = (raft_id, index, term, executed);
     }
     /// The member is about to tell another what cannot be taken back.

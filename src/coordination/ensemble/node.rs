@@ -51,9 +51,6 @@ const WAITING_MAX_COUNT: usize = 4096;
 /// to be rot; before, it could be the torn end of a write that nobody was told of.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// How many entries before a snapshot stay in memory, for members that are a little behind.
-const TRAILING_COUNT: u64 = 1_000;
-
 /// How many ticks pass between two looks of a leader at the membership.
 const HOUSEKEEPING_TICKS: u64 = 6;
 

@@ -395,6 +395,7 @@ impl Client {
             return Err(Lost);
         };
         self.common.world.event("answered", &[session as u64, xid as u64, zxid as u64, code as u64], None);
+        oracle.heard(&self.connection, &asked);
         match &asked.kind {
             Kind::Ping => return Ok(None),
             Kind::SetWatches => {

@@ -74,6 +74,7 @@ pub async fn run(mut client: Client, habit: Habit, pause_mean_ms: u64, served: i
         let done = if client.phase() == Phase::Converge {
             if !is_served && serve(&mut client).await.is_ok() {
                 is_served = true;
+                client.common.oracle.keep(client.session());
                 served();
             }
             client.idle(Duration::from_millis(200), false).await

@@ -10,14 +10,15 @@
 //!   had a request of it itself; none that has ended is taken up again, none that lives is told to have ended; what a connection asked for is not carried out once its session has moved on.
 //! - *Watches* (Z6): [`super::watches`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ottla::coordination::acl::{self, Identity, perms};
+use ottla::coordination::ensemble::Executed;
 use ottla::coordination::jute::{JuteError, Reader};
-use ottla::coordination::op::{Command, ErrorCode, Event, Failure, Operation, OperationResult, Request};
+use ottla::coordination::op::{Command, ErrorCode, Event, Operation, OperationResult, Request};
 use ottla::coordination::protocol::{ConnectResponse, opcode};
 use ottla::coordination::tree::{Applied, Tree};
 
@@ -29,12 +30,17 @@ use crate::world::World;
 const FAST_PERCENT: u64 = 145;
 const ROUNDING: Duration = Duration::from_millis(20);
 
+/// How long a member that is cut off may go on to answer for a session that ended meanwhile: it learns of that by its own clock alone.
+const CUT_OFF: Duration = Duration::from_secs(5);
+
+/// How many trees are kept. A member that is further behind serves no clients.
+const TREES_KEPT_COUNT: usize = 20_000;
+
 /// A transaction.
 struct Transaction {
     term: u64,
     command: Option<Command>,
-    outcome: Option<Result<Vec<OperationResult>, Failure>>,
-    events: Vec<Event>,
+    applied: Option<Applied>,
 }
 
 #[derive(Default)]
@@ -70,6 +76,8 @@ struct Facts {
     shown: i64,
     values: BTreeMap<Bytes, Fate>,
     sessions: BTreeMap<i64, SessionFacts>,
+    /// Sessions whose clients show signs of life in a healed world.
+    kept: BTreeSet<i64>,
     last_value: u64,
 }
 
@@ -143,44 +151,46 @@ impl Oracle {
         self.facts().members.insert(raft_id, index);
     }
 
-    /// A member has carried out an entry: the command and what it came to, or none for one that asks nothing of the tree.
-    pub fn executed(&self, raft_id: u64, index: u64, term: u64, executed: Option<(&Command, &Applied)>) {
+    /// A member has carried out an entry.
+    pub fn executed(&self, raft_id: u64, index: u64, term: u64, executed: &Executed<'_>) {
         let zxid = index as i64;
         let now = self.world.now();
         let mut facts = self.facts();
         let facts = &mut *facts;
         let mut wrong = Vec::new();
+        let (command, applied) = match *executed {
+            Executed::Nothing => (None, None),
+            Executed::Command(command, applied) => (Some(command), Some(applied)),
+            Executed::Configured(_, applied) => (None, Some(applied)),
+        };
         if let Some(before) = facts.log.get(&zxid) {
-            if before.outcome.as_ref() != executed.map(|(_, applied)| &applied.outcome)
-                || executed.is_some_and(|(command, applied)| before.command.as_ref() != Some(command) || before.events != applied.events)
-            {
-                wrong.push(("replay", format!("member {raft_id} made of entry {index}: {executed:?}; before it was {:?}", before.outcome)));
+            if before.command.as_ref() != command || before.applied.as_ref() != applied {
+                wrong.push(("replay", format!("member {raft_id} made of entry {index}: {executed:?}; before it was {:?}", before.applied)));
             }
         } else {
-            if zxid != facts.tree.last_zxid() + 1 {
-                wrong.push((
-                    "replay",
-                    format!("member {raft_id} applied entry {index}; nobody had applied the one before, the last was {}", facts.tree.last_zxid()),
-                ));
+            let last = facts.tree.last_zxid();
+            if zxid != last + 1 {
+                wrong.push(("replay", format!("member {raft_id} applied entry {index}; nobody had applied the one before, the last was {last}")));
             }
-            match executed {
-                None => facts.tree.skip(zxid),
-                Some((command, applied)) => {
-                    let expected = facts.tree.apply(command, zxid);
-                    if expected != *applied {
-                        wrong.push(("replay", format!("member {raft_id} made of entry {index}, {command:?}: {applied:?}, where {expected:?} comes of it")));
-                    }
-                    facts.note(zxid, term, now, command, applied, &mut wrong);
+            let expected = match *executed {
+                Executed::Nothing => {
+                    facts.tree.skip(zxid);
+                    None
                 }
+                Executed::Command(command, _) => Some(facts.tree.apply(command, zxid)),
+                Executed::Configured(servers, _) => Some(Applied { outcome: Ok(Vec::new()), events: facts.tree.configure(servers, zxid) }),
+            };
+            if expected.as_ref() != applied {
+                wrong.push(("replay", format!("member {raft_id} made of entry {index}: {executed:?}, where {expected:?} comes of it")));
+            }
+            if let Executed::Command(command, applied) = *executed {
+                facts.note(zxid, term, now, command, applied, &mut wrong);
             }
             facts.trees.insert(zxid, facts.tree.clone());
-            let transaction = Transaction {
-                term,
-                command: executed.map(|(command, _)| command.clone()),
-                outcome: executed.map(|(_, applied)| applied.outcome.clone()),
-                events: executed.map(|(_, applied)| applied.events.clone()).unwrap_or_default(),
-            };
-            facts.log.insert(zxid, transaction);
+            if facts.trees.len() > TREES_KEPT_COUNT {
+                facts.trees.pop_first();
+            }
+            facts.log.insert(zxid, Transaction { term, command: command.cloned(), applied: applied.cloned() });
         }
         wrong.into_iter().for_each(|(invariant, detail)| self.broken(invariant, detail));
     }
@@ -220,7 +230,27 @@ impl Oracle {
     pub fn all_changes(&self, zxid: i64, each: impl FnMut(&Event)) {
         let facts = self.facts();
         if let Some(transaction) = facts.log.get(&zxid) {
-            transaction.events.iter().for_each(each);
+            transaction.applied.iter().flat_map(|applied| &applied.events).for_each(each);
+        }
+    }
+
+    /// The client of that session shows signs of life, and nothing is in its way: the session must not expire until [`Oracle::release`].
+    pub fn keep(&self, session: i64) {
+        self.facts().kept.insert(session);
+    }
+
+    /// Clients go.
+    pub fn release(&self) {
+        self.facts().kept.clear();
+    }
+
+    /// The connection was answered at all: not long after its session has ended.
+    pub fn heard(&self, connection: &Connection, asked: &Asked) {
+        let session = connection.session;
+        let ended_at = self.facts().sessions.get(&session).and_then(|record| record.ended_at);
+        if let Some(ended_at) = ended_at.filter(|ended_at| *ended_at + CUT_OFF < asked.begun.at) {
+            let detail = format!("session {session:#x} was answered over connection {}, {:?} after it had ended", connection.number, asked.begun.at - ended_at);
+            self.broken("session-ended", detail);
         }
     }
 
@@ -310,6 +340,9 @@ impl Facts {
             && let Some(record) = self.sessions.get_mut(&session)
         {
             if command.session == 0 {
+                if self.kept.contains(&session) {
+                    wrong.push(("session-time-out", format!("session {session:#x} expired although its client was alive, in a healed world")));
+                }
                 let (leader, elected_at) = self.elected.get(&term).copied().unwrap_or_default();
                 // What came to the leader itself in that term was heard of before it was proposed.
                 let sign = record.sign.filter(|(_, member, zxid)| {
@@ -371,7 +404,7 @@ impl Facts {
                 if zxid < connection.sync_floor {
                     return Err(("stale-read-after-sync", format!("{} had been shown before the sync began", connection.sync_floor)));
                 }
-                let Some(tree) = self.trees.get(&zxid) else { return Err(("phantom", "no such transaction".to_owned())) };
+                let Some(tree) = self.trees.get(&zxid) else { return Err(("phantom", "that is too long ago for a member that serves".to_owned())) };
                 let expected = expected_read(tree, &asked.kind, &connection.identities);
                 let shown = decode_read(&asked.kind, error, &mut body).map_err(|error| ("protocol", error.to_string()))?;
                 if shown == expected { Ok(()) } else { Err(("read-answer", format!("it shows {shown:?}, and the tree held {expected:?}"))) }
@@ -396,7 +429,7 @@ impl Facts {
         if zxid <= asked.begun.floor {
             return Err(("linearizable-write", format!("{} had been shown before it began", asked.begun.floor)));
         }
-        let outcome = transaction.and_then(|transaction| transaction.outcome.clone());
+        let outcome = transaction.and_then(|transaction| transaction.applied.as_ref()).map(|applied| applied.outcome.clone());
         let shown = decode_write(opcodes, is_multi, error, body).map_err(|error| ("protocol", error.to_string()))?;
         let expected = match &outcome {
             Some(Ok(results)) => Ok(opcodes.iter().zip(results).map(|(opcode, result)| as_shown(*opcode, is_multi, result)).collect()),
@@ -515,7 +548,7 @@ mod tests {
             self.index += 1;
             let command = Command { session, time_ms: 0, request };
             let applied = self.member.apply(&command, self.index as i64);
-            self.oracle.executed(1, self.index, 1, Some((&command, &applied)));
+            self.oracle.executed(1, self.index, 1, &Executed::Command(&command, &applied));
             applied
         }
 
@@ -649,18 +682,8 @@ mod tests {
         assert!(is_broken(&late, "linearizable-write"), "{late}");
         let differs = verdict(async |stage: &mut Stage| {
             let command = Command { session: 0, time_ms: 0, request: Request::CloseSession { session: SESSION } };
-            stage.oracle.executed(
-                2,
-                3,
-                1,
-                Some((
-                    &command,
-                    &Applied {
-                        outcome: Ok(Vec::new()),
-                        events: vec![Event { path: "/a".into(), kind: ottla::coordination::op::EventKind::Deleted, acl: None }],
-                    },
-                )),
-            );
+            let deleted = Event { path: "/a".into(), kind: ottla::coordination::op::EventKind::Deleted, acl: None };
+            stage.oracle.executed(2, 3, 1, &Executed::Command(&command, &Applied { outcome: Ok(Vec::new()), events: vec![deleted] }));
         });
         assert!(is_broken(&differs, "replay"), "{differs}");
     }

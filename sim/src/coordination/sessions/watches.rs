@@ -181,6 +181,7 @@ impl Watches {
 
 #[cfg(test)]
 mod tests {
+    use ottla::coordination::ensemble::Executed;
     use ottla::coordination::op::{Command, CreateMode, Operation, Request};
 
     use super::*;
@@ -197,7 +198,7 @@ mod tests {
             for (index, operation) in (1..).zip(all) {
                 let command = Command { session: 0, time_ms: 0, request: Request::One(operation) };
                 let applied = tree.apply(&command, index as i64);
-                oracle.executed(1, index, 1, Some((&command, &applied)));
+                oracle.executed(1, index, 1, &Executed::Command(&command, &applied));
             }
             body(&oracle);
             Verdict::Clean

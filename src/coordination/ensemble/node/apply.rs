@@ -1,5 +1,6 @@
 //! The node applies what is committed, and answers.
 
+use super::super::Executed;
 use super::super::consensus::{Change, Consensus};
 use super::super::state::{Meaning, Outcome, Payload, Replicated, Senseless, meaning, zxid};
 use super::Node;
@@ -72,11 +73,11 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 if let Some(observer) = &self.observer {
                     observer.applied(self.raft_id, entry.index, entry.term, self.replicated.digest);
                     let executed = match &outcome {
-                        Outcome::Executed(applied) => says.command().map(|command| (command, applied)),
-                        Outcome::Configured(command, applied) => Some((command, applied)),
-                        Outcome::Skipped => None,
+                        Outcome::Executed(applied) => says.command().map_or(Executed::Nothing, |command| Executed::Command(command, applied)),
+                        Outcome::Configured(command, applied) => Executed::Command(command, applied),
+                        Outcome::Skipped => Executed::Nothing,
                     };
-                    observer.executed(self.raft_id, entry.index, entry.term, executed);
+                    observer.executed(self.raft_id, entry.index, entry.term, &executed);
                 }
                 let executed = match outcome {
                     Outcome::Executed(applied) => {

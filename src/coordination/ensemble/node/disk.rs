@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::super::consensus::{Consensus, Work};
-use super::{Batch, Flushed, GROUP_BYTES, GROUP_COUNT, Job, Node, TRAILING_COUNT, write};
+use super::{Batch, Flushed, GROUP_BYTES, GROUP_COUNT, Job, Node, write};
 use crate::coordination::storage::format::SnapshotMeta;
 use crate::coordination::storage::{remove_obsolete, write_snapshot};
 use crate::plant;
@@ -99,8 +99,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 Err(oneshot::error::TryRecvError::Empty) => return,
                 Ok(Ok((bytes, index))) => {
                     self.last_snapshot_bytes = bytes;
-                    let trailing_count = if self.rt.buggify("coordination-short-trail") { 4 } else { TRAILING_COUNT };
-                    self.core.compact(index.saturating_sub(trailing_count));
+                    self.core.compact(index.saturating_sub(self.options.trailing_entries));
                 }
                 // The log is whole without it. The next attempt comes after as many bytes again.
                 Ok(Err(error)) => tracing::error!(%error, "the coordination snapshot could not be written; the log grows until one can"),
