@@ -69,18 +69,15 @@ class Cluster:
         return self.servers[number]
 
     def start(self):
-        if not self.servers:
-            self.make()
         for server in self.servers:
             server.run()
 
     def terminate(self):
         for server in self.servers:
             server.stop()
-        self.servers = []
-        if self.directory:
-            self.directory.cleanup()
-            self.directory = None
+        self.directory.cleanup()
+        # The next start is asked for only if there is a server that does not run.
+        self.make()
 
     stop = terminate
 
