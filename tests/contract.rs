@@ -81,6 +81,7 @@ macro_rules! for_each_rule {
             opening_obeys_the_mode
             a_new_file_is_empty_and_reads_give_what_was_written
             reads_at_the_end_are_short
+            a_guarded_file_is_its_owners_alone
             a_gap_reads_as_zeros
             one_write_takes_thousands_of_parts
             a_large_file_is_read_in_one_call
@@ -753,6 +754,13 @@ pub async fn a_new_file_is_empty_and_reads_give_what_was_written<R: Runtime>(wor
     assert_eq!(file.len().await.unwrap(), 13);
     assert_eq!(world.content("file").await, "hello there!!");
     file.modified_ms().await.unwrap();
+}
+
+pub async fn a_guarded_file_is_its_owners_alone<R: Runtime>(world: World<R>) {
+    let file = world.file("file", Bytes::from_static(b"a secret")).await;
+    file.guard().await.unwrap();
+    assert!(file.is_guarded().await.unwrap());
+    assert_eq!(world.content("file").await, "a secret");
 }
 
 pub async fn reads_at_the_end_are_short<R: Runtime>(world: World<R>) {

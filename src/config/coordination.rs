@@ -50,6 +50,8 @@ config_table! {
         min_client_session_timeout_ms: i32 = "minSessionTimeout", "-1", Valid::OrBetween(-1, 1, 2_147_483_647), [];
         /// Whether the members of an ensemble listen for each other on every interface, not on the address of their own `server.N` alone.
         quorum_listen_on_all_ips: bool = "quorumListenOnAllIPs", "false", Valid::Any, [];
+        /// Whether clients may change the membership by ZooKeeper's `reconfig`, as far as the ACL of `/zookeeper/config` lets them.
+        reconfig_enabled: bool = "reconfigEnabled", "false", Valid::Any, [];
         /// The N of the `server.N` that is this member. Without it: the file `myid`, or the only server that has an address of this machine.
         server_id: Option<i32> = "server.id", "", Valid::Between(1, 255), [];
         /// Transactions after which a snapshot is taken.

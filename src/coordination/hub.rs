@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::acl::{self, Identity, perms};
-use super::op::{Event, EventKind};
+use super::op::{Event, EventKind, Stat};
 use super::session::{SessionTracker, TICK_MS};
-use super::watch::{WatcherId, Watches};
+use super::watch::{WatchKind, Watched, WatcherId, Watches};
 
 /// About how many bytes of events may wait for a connection that does not read them. One that is so slow is closed: its client comes back and
 /// sets its watches again.
@@ -226,7 +226,8 @@ impl Hub {
         }
         for event in events {
             for watcher in state.watches.trigger(event) {
-                let Some(peer) = state.peers.get(&watcher) else { continue };
+                // One that has ended may have missed others before this one.
+                let Some(peer) = state.peers.get(&watcher).filter(|peer| peer.ended.borrow().is_none()) else { continue };
                 // Who may not read a znode is not told of it either (CVE-2024-23944).
                 if !acl::allows(&event.acl, perms::READ, &peer.identities) {
                     continue;
@@ -320,6 +321,24 @@ impl Hub {
 }
 
 impl State {
+    /// Sets a watch of a connection, unless that is gone: a read may be carried out after it.
+    pub(super) fn watch(&mut self, watcher: WatcherId, path: &str, kind: WatchKind) {
+        if self.peers.contains_key(&watcher) {
+            self.watches.add(watcher, path, kind);
+        }
+    }
+
+    /// Sets the watches of a client that has come back, and returns what it missed: see [`Watches::set_watches`].
+    pub(super) fn set_watches(
+        &mut self,
+        watcher: WatcherId,
+        watched: &Watched,
+        seen_zxid: i64,
+        stat: impl Fn(&str) -> Option<Stat>,
+    ) -> Vec<(String, EventKind)> {
+        if self.peers.contains_key(&watcher) { self.watches.set_watches(watcher, watched, seen_zxid, stat) } else { Vec::new() }
+    }
+
     fn end(&self, watcher: WatcherId, why: Ended) {
         if let Some(peer) = self.peers.get(&watcher) {
             peer.ended.send_if_modified(|ended| ended.is_none() && ended.replace(why).is_none());
@@ -330,7 +349,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::super::acl::Acl;
-    use super::super::watch::WatchKind;
     use super::*;
 
     fn serving() -> Arc<Hub> {
@@ -391,7 +409,10 @@ mod tests {
         let second = hub.attach(1, 7, vec![]);
         hub.session_ended(1);
         assert_eq!(*second.ended.borrow(), Some(Ended::Expired));
+        let gone = second.watcher;
         drop(second);
+        hub.lock().watch(gone, "/a", WatchKind::Data);
+        assert_eq!(hub.lock().watches.summary().watch_count, 0, "a read that comes late sets no watch");
         assert!(hub.lock().peers.is_empty() && hub.lock().by_session.is_empty());
     }
 }

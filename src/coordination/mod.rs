@@ -46,6 +46,7 @@ use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::ensemble::consensus::Change;
+use self::ensemble::peer::Wish;
 use self::ensemble::start::{self, EnsembleConfig, StartError};
 use self::ensemble::{ChangeRefused, Observer, Status};
 use self::hub::Hub;
@@ -106,6 +107,8 @@ enum Message {
         change: Change,
         answer: oneshot::Sender<Result<(), ChangeRefused>>,
     },
+    /// A step to another membership, for whoever leads.
+    Wish(Wish),
     /// Answered once a member that is alone serves.
     Ready {
         answer: oneshot::Sender<()>,
@@ -308,6 +311,11 @@ impl<R: Runtime> Coordination<R> {
     /// The same service for callers whose own tasks, such as connections, are to run on `rt`, another runtime of the same process.
     pub fn on(&self, rt: R) -> Self {
         Self { rt, ..self.clone() }
+    }
+
+    /// Tells whoever leads of a step to another membership that a client wants. What comes of it is in the log.
+    async fn wish(&self, wish: Wish) {
+        let _ = self.queue.send(Message::Wish(wish)).await;
     }
 
     /// The same service on behalf of a session that exists, for a client that comes back to it.

@@ -48,10 +48,12 @@ pub enum ErrorCode {
     ReconfigDisabled,
     /// −118: the session is served over another connection by now.
     SessionMoved,
+    /// −13: too few members of the wanted membership take part.
+    NewConfigNoQuorum,
 }
 
 /// All codes: [`ErrorCode::from_code`] looks here.
-const ALL_CODES: [ErrorCode; 18] = [
+const ALL_CODES: [ErrorCode; 19] = [
     ErrorCode::Ok,
     ErrorCode::RuntimeInconsistency,
     ErrorCode::ConnectionLoss,
@@ -70,6 +72,7 @@ const ALL_CODES: [ErrorCode; 18] = [
     ErrorCode::NoWatcher,
     ErrorCode::ReconfigDisabled,
     ErrorCode::SessionMoved,
+    ErrorCode::NewConfigNoQuorum,
 ];
 
 impl ErrorCode {
@@ -94,6 +97,7 @@ impl ErrorCode {
             Self::NoWatcher => -121,
             Self::ReconfigDisabled => -123,
             Self::SessionMoved => -118,
+            Self::NewConfigNoQuorum => -13,
         }
     }
 
@@ -124,6 +128,7 @@ impl fmt::Display for ErrorCode {
             Self::NoWatcher => "there is no such watch",
             Self::ReconfigDisabled => "the membership cannot be changed by reconfig",
             Self::SessionMoved => "the session is served over another connection by now",
+            Self::NewConfigNoQuorum => "the members did not come to the wanted membership in time; /zookeeper/config tells what it is",
         };
         write!(f, "{meaning} ({self:?} {})", self.code())
     }
@@ -383,6 +388,13 @@ pub enum Request {
         /// As for `Attached`.
         attached_zxid: i64,
     },
+    /// A member says where it serves clients: `/zookeeper/config` tells it from then on. Nothing if that does not name the member.
+    Announce {
+        /// The `N` of its `server.N`.
+        server_id: u32,
+        /// Where, as `host:port`.
+        client_address: String,
+    },
 }
 
 impl Request {
@@ -391,7 +403,8 @@ impl Request {
         match self {
             Self::One(operation) => std::slice::from_ref(operation),
             Self::Multi(operations) | Self::Client { operations, .. } | Self::Attached { operations, .. } => operations,
-            Self::CreateSession { .. } | Self::CloseSession { .. } | Self::OpenSession { .. } | Self::Attach { .. } | Self::EndSession { .. } => &[],
+            Self::CreateSession { .. } | Self::CloseSession { .. } | Self::OpenSession { .. } => &[],
+            Self::Attach { .. } | Self::EndSession { .. } | Self::Announce { .. } => &[],
         }
     }
 }

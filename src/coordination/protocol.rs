@@ -206,7 +206,20 @@ pub enum Request {
     /// The connection's identities.
     WhoAmI,
     /// Another membership.
-    Reconfig,
+    Reconfig(Reconfig),
+}
+
+/// A `reconfig` as it comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reconfig {
+    /// Servers that join, as `server.N=…`, separated by commas.
+    pub joining: Option<String>,
+    /// The numbers of servers that leave, separated by commas.
+    pub leaving: Option<String>,
+    /// Instead of both: all servers, as `server.N=…`.
+    pub members: Option<String>,
+    /// The version that the configuration must have, or −1.
+    pub config_id: i64,
 }
 
 /// Why a request cannot be carried out as it came.
@@ -302,7 +315,11 @@ pub fn decode_request(opcode: i32, body: &mut Reader<'_>) -> Result<Request, Ref
         opcode::GET_EPHEMERALS => Request::GetEphemerals { prefix: body.optional_string()?.unwrap_or_default().to_owned() },
         opcode::GET_ALL_CHILDREN_NUMBER => Request::GetAllChildrenNumber { path: path(body)? },
         opcode::WHO_AM_I => Request::WhoAmI,
-        opcode::RECONFIG => Request::Reconfig,
+        opcode::RECONFIG => {
+            let mut list = || Ok::<_, JuteError>(body.optional_string()?.filter(|list| !list.is_empty()).map(str::to_owned));
+            let (joining, leaving, members) = (list()?, list()?, list()?);
+            Request::Reconfig(Reconfig { joining, leaving, members, config_id: body.long()? })
+        }
         _ => return Err(Refused::UnknownKind),
     })
 }

@@ -202,6 +202,9 @@ impl<R: Runtime> Service<R> {
                     () = patience => false,
                 };
                 if synced {
+                    // Its clients are served from its next look on.
+                    let mut serving = self.coordination.shared.hub.serving();
+                    let _ = serving.wait_for(|is_serving| *is_serving).await;
                     if was_told {
                         tracing::info!("the coordination ensemble has a quorum");
                     }
@@ -335,6 +338,7 @@ fn server_config(config: &CoordinationConfig, dir: &Path) -> ServerConfig {
         words: config.four_letter_words.clone(),
         super_digest: config.super_digest.clone(),
         has_ttl: config.extended_types_enabled,
+        has_reconfig: config.reconfig_enabled,
         idle_check_ms: u64::try_from(config.container_check_interval_ms).unwrap_or(u64::MAX),
         never_used_ms: config.container_never_used_ms,
         data_dir: dir.display().to_string(),

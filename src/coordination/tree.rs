@@ -25,7 +25,10 @@ pub mod stored;
 pub use self::stored::{Items, Restore, RestoreError, SnapshotItem};
 
 /// The znode that names the members; its ACL is not the open one to begin with.
-const CONFIG: &str = "/zookeeper/config";
+pub const CONFIG: &str = "/zookeeper/config";
+
+/// What stands before the version in it.
+const CONFIG_VERSION: &str = "version=";
 
 /// The version of that ACL before anybody set another one.
 const CONFIG_AVERSION: i32 = -1;
@@ -114,6 +117,7 @@ enum Step {
     CreateSession { session: i64, timeout_ms: i32, password: Option<[u8; 16]> },
     CloseSession { session: i64 },
     Attach { session: i64, timeout_ms: i32 },
+    Configure { servers: String },
 }
 
 /// A validated request: carrying it out on the tree that prepared it cannot fail.
@@ -398,6 +402,7 @@ impl Tree {
                     );
                     assert!(before.is_none(), "prepared: the session is new");
                 }
+                Step::Configure { servers } => events.extend(self.set_config(&servers, zxid)),
                 Step::Attach { session, timeout_ms } => {
                     let data = self.sessions.get_mut(&session).expect("prepared: the session exists");
                     (data.timeout_ms, data.attached_zxid) = (timeout_ms, zxid);
@@ -412,6 +417,61 @@ impl Tree {
             }
         }
         (results, events)
+    }
+
+    /// Has `/zookeeper/config` name these servers, a line each, as of transaction `zxid`, which must be above the last one. As ZooKeeper has it, the version
+    /// behind them is that zxid.
+    ///
+    /// # Panics
+    /// If `zxid` is not above the last one.
+    pub fn configure(&mut self, servers: &str, zxid: i64) -> Vec<Event> {
+        self.skip(zxid);
+        self.set_config(servers, zxid).into_iter().collect()
+    }
+
+    fn set_config(&mut self, servers: &str, zxid: i64) -> Option<Event> {
+        let data = Bytes::from(format!("{servers}{CONFIG_VERSION}{zxid:x}"));
+        let node = self.node_mut(CONFIG)?;
+        let old_bytes = node_bytes(CONFIG, node.data.as_ref());
+        let new_bytes = node_bytes(CONFIG, Some(&data));
+        (node.data, node.mzxid, node.version) = (Some(data), zxid, node.version.wrapping_add(1));
+        let acl = node.acl.clone();
+        self.data_bytes = self.data_bytes - old_bytes + new_bytes;
+        Some(Event { path: CONFIG.into(), kind: EventKind::DataChanged, acl })
+    }
+
+    /// Where a server serves clients, as far as `/zookeeper/config` tells.
+    pub fn client_address(&self, server_id: u32) -> Option<&str> {
+        let key = format!("server.{server_id}=");
+        self.config_servers().lines().find(|line| line.starts_with(&key))?.split_once(';').map(|(_, address)| address)
+    }
+
+    /// The lines of the servers, once that one has said where it serves clients; `None` if that changes nothing.
+    fn announced(&self, server_id: u32, client_address: &str) -> Option<String> {
+        let key = format!("server.{server_id}=");
+        let is_sound = !client_address.contains(['\n', ';', '=', ',']);
+        if !is_sound || self.client_address(server_id) == Some(client_address) || !self.config_servers().lines().any(|line| line.starts_with(&key)) {
+            return None;
+        }
+        let line = |line: &str| match line.split(';').next() {
+            Some(peers) if line.starts_with(&key) => format!("{peers};{client_address}\n"),
+            _ => format!("{line}\n"),
+        };
+        Some(self.config_servers().lines().map(line).collect())
+    }
+
+    /// The servers that `/zookeeper/config` names, a line each; none at a member that was always alone.
+    pub fn config_servers(&self) -> &str {
+        self.config().map_or("", |(servers, _)| servers)
+    }
+
+    /// The version of `/zookeeper/config`; `None` at a member that was always alone.
+    pub fn config_version(&self) -> Option<i64> {
+        self.config().and_then(|(_, version)| i64::from_str_radix(version, 16).ok())
+    }
+
+    fn config(&self) -> Option<(&str, &str)> {
+        std::str::from_utf8(self.node(CONFIG)?.data.as_deref()?).ok()?.rsplit_once(CONFIG_VERSION)
     }
 
     fn create(&mut self, path: &str, node: Node, parent_created_children_count: i32, events: &mut Vec<Event>) -> Stat {

@@ -255,6 +255,26 @@ fn a_clients_session_is_told_from_the_processs_own() {
 }
 
 #[test]
+fn the_configuration_tells_where_servers_serve_clients() {
+    let mut tree = Tree::new();
+    let announce =
+        |server_id, client_address: &str| Command { session: 0, time_ms: 0, request: Request::Announce { server_id, client_address: client_address.into() } };
+    assert_eq!(apply(&mut tree, &announce(1, "h:1")).events, [], "it names nobody");
+    assert_eq!((tree.config_servers(), tree.config_version()), ("", None));
+    let zxid = tree.last_zxid() + 1;
+    assert_eq!(tree.configure("server.1=a:2:2:participant\nserver.11=b:2:2:observer\n", zxid).len(), 1);
+    assert_eq!((tree.config_version(), tree.data_bytes()), (Some(zxid), tree.counted().1));
+    assert_eq!(apply(&mut tree, &announce(1, "h:1")).events.len(), 1);
+    assert_eq!(apply(&mut tree, &announce(1, "h:1")).events, [], "it is known");
+    assert_eq!(apply(&mut tree, &announce(11, "h\n")).events, [], "no address");
+    apply(&mut tree, &announce(1, "h:2")).outcome.unwrap();
+    assert_eq!(tree.config_servers(), "server.1=a:2:2:participant;h:2\nserver.11=b:2:2:observer\n");
+    assert_eq!((tree.client_address(1), tree.client_address(11), tree.client_address(2)), (Some("h:2"), None, None));
+    assert_eq!(tree.config_version(), Some(tree.last_zxid()));
+    assert_eq!((tree.stat(CONFIG).unwrap().version, tree.data_bytes()), (3, tree.counted().1));
+}
+
+#[test]
 fn only_the_connection_that_a_session_is_attached_to_acts_for_it() {
     let mut tree = Tree::new();
     let by = |session, request| Command { session, time_ms: 0, request };
@@ -509,6 +529,8 @@ impl Model {
                 }
                 next.sessions.insert(*session, attached);
             }
+            // The model's configuration names nobody.
+            Request::Announce { .. } => {}
             Request::Attach { attached_zxid, password, .. } => {
                 if *password != PASSWORD {
                     return Err((ErrorCode::SessionExpired, 0));

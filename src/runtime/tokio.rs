@@ -104,7 +104,7 @@ impl TokioRuntime {
     #[allow(clippy::new_without_default, reason = "a default must not panic")]
     pub fn new() -> Self {
         let handle = Handle::current();
-        Self { disk: TokioDisk { handle: handle.clone(), file_systems: Arc::default() }, handle, origin: ::tokio::time::Instant::now() }
+        Self { disk: TokioDisk { handle: handle.clone(), file_systems: Arc::default(), writes_on_pool: false }, handle, origin: ::tokio::time::Instant::now() }
     }
 
     fn to_tokio(&self, at: Instant) -> ::tokio::time::Instant {
@@ -488,6 +488,8 @@ pub struct TokioDisk {
     /// descriptor was opened or last used: a new one for each call would miss errors that came before and that another descriptor was
     /// told (docs/flush.md). So whoever relies on it calls it once before the first write that it is to vouch for.
     file_systems: Arc<Mutex<BTreeMap<PathBuf, Arc<OwnedFd>>>>,
+    /// Writes do not run inline: even one into the page cache waits when too much of it is dirty.
+    writes_on_pool: bool,
 }
 
 impl TokioDisk {
@@ -508,7 +510,7 @@ impl Disk for TokioDisk {
     type Lock = TokioLock;
 
     async fn open(&self, path: &Path, how: Open) -> io::Result<TokioFile> {
-        let handle = self.handle.clone();
+        let (handle, writes_on_pool) = (self.handle.clone(), self.writes_on_pool);
         self.at("open", path, move |path| {
             let mut options = std::fs::OpenOptions::new();
             options.read(true);
@@ -523,7 +525,7 @@ impl Disk for TokioDisk {
             if how == Open::Read && file.metadata()?.is_dir() {
                 return Err(io::ErrorKind::IsADirectory.into());
             }
-            Ok(TokioFile { inner: Arc::new(FileInner { file, path: path.to_owned() }), handle })
+            Ok(TokioFile { inner: Arc::new(FileInner { file, path: path.to_owned() }), handle, writes_on_pool })
         })
         .await
     }
@@ -626,6 +628,7 @@ struct FileInner {
 pub struct TokioFile {
     inner: Arc<FileInner>,
     handle: Handle,
+    writes_on_pool: bool,
 }
 
 impl fmt::Debug for TokioFile {
@@ -743,6 +746,9 @@ impl File for TokioFile {
     }
 
     async fn write_at(&self, position: u64, parts: Parts) -> io::Result<()> {
+        if self.writes_on_pool {
+            return self.on_pool("write", move |file| write_parts(file, position, &parts)).await;
+        }
         write_parts(&self.inner.file, position, &parts).map_err(|e| self.error("write", e))
     }
 

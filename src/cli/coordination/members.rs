@@ -229,8 +229,10 @@ pub(super) async fn add(rt: TokioRuntime, args: Add) -> Result<(), Failure> {
         for (raft_id, record) in here {
             if record.address != address {
                 state = format!("server.{} is member {raft_id} at {} already; give the new one another number", args.server, record.address);
-            } else if view.voters.contains(raft_id) && view.progress.iter().all(|(id, _, is_up)| id != raft_id || *is_up) {
-                is_voter = true;
+            } else if view.voters.contains(raft_id) {
+                // The one that is there, not what is left of one before it that lost its disk.
+                let own = admin::members(&rt, &args.address, &peers.secret).await;
+                is_voter = matches!(own, Ok(Some(own)) if own.raft_id == *raft_id && own.voters.contains(raft_id));
             } else if view.learners.contains(raft_id) {
                 state = format!("server.{} catches up; it gets a vote then", args.server);
             }

@@ -434,6 +434,13 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 let taken = self.change_members(change);
                 let _ = answer.send(taken);
             }
+            Message::Wish(wish) => {
+                if self.leadership.is_leader {
+                    self.wish(wish);
+                } else if let Some(network) = &self.network {
+                    network.send(self.leadership.leader, PeerMessage::Wish(wish)); // Told again, if nothing comes of it.
+                }
+            }
             Message::Ready { answer } => {
                 self.ready.push(answer);
                 self.tell_ready();
@@ -476,6 +483,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                     self.sessions_touched(sessions);
                 }
             }
+            PeerInput::Message(_, PeerMessage::Wish(wish)) => self.wish(wish),
             PeerInput::Join { server_id, address, storage_id, answer } => drop(answer.send(self.join(server_id, address, storage_id))),
             PeerInput::Snapshot(received, accepted) => {
                 if received.message.to == self.raft_id {
@@ -520,7 +528,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             if self.leadership.leader != 0 {
                 self.origin.forget(|command, pending| {
                     // Nobody waits for the session any more, or another connection would lose it to this one.
-                    matches!(command.request, Request::Attach { .. } | Request::OpenSession { .. }) && pending.answer.is_closed()
+                    matches!(command.request, Request::Attach { .. } | Request::OpenSession { .. }) && pending.answer.is_closed() && pending.looks.is_empty()
                 });
                 let outgoing = self.origin.outgoing(false);
                 if !outgoing.is_empty() {

@@ -190,6 +190,28 @@ mod tests {
         Command { session: 0, time_ms: 0, request: Request::One(Operation::create(format!("/n{number}"), vec![])) }
     }
 
+    #[test]
+    fn the_newest_of_a_session_is_found_and_what_nobody_wants_is_not_sent() {
+        let mut origin = Origin::new(1, 1);
+        let of = |session, number| Command { session, ..command(number) };
+        for number in 0..2 * LOOK_BACK_COUNT as u64 {
+            origin.submit(of(if number == 0 { 7 } else { 1 + number as i64 % 2 }, number), number);
+        }
+        assert_eq!(origin.last_of(2), Some(&mut (2 * LOOK_BACK_COUNT as u64 - 1)));
+        assert_eq!(origin.last_of(1), Some(&mut (2 * LOOK_BACK_COUNT as u64 - 2)));
+        assert_eq!(origin.last_of(7), Some(&mut (LOOK_BACK_COUNT as u64)), "a newer one of another session, in the place of one that is far back");
+        assert_eq!(origin.last_of(8), None);
+        assert_eq!(origin.outgoing(false).len(), 1, "the registration");
+        origin.applied(5, &Payload::Register { origin: 1, nonce: 1 }, false, 2);
+        assert_eq!(origin.outgoing(false).len(), 2 * LOOK_BACK_COUNT);
+        origin.submit(of(9, 1_000), 1_000);
+        origin.submit(of(9, 1_001), 1_001);
+        origin.forget(|command, answer| command.session == 7 || *answer == 1_000);
+        assert_eq!(origin.waiting_count(), 2 * LOOK_BACK_COUNT + 1, "what was sent may be carried out");
+        let Payload::Command { command, .. } = &origin.outgoing(false)[0] else { panic!() };
+        assert_eq!(command, &of(9, 1_001));
+    }
+
     proptest! {
         /// Whatever is lost, delayed or proposed late, each proposal is carried out at most once, in order, and its answer comes iff it was.
         #[test]

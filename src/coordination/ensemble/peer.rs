@@ -126,6 +126,25 @@ pub enum PeerMessage {
     Forward(Vec<Payload>),
     /// Sessions that showed a sign of life.
     Touches(Vec<i64>),
+    /// For the leader: a client of the sender wants another membership. Nothing is answered: what comes of it is in the log.
+    Wish(Wish),
+}
+
+/// A step to another membership, as a client asks for it: in the numbers of servers, for members know each other by Raft ids.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wish {
+    /// The server is a member, and reached there.
+    Join {
+        /// The `N` of `server.N`.
+        server_id: u32,
+        /// Where its peers reach it.
+        address: String,
+    },
+    /// The server is no member.
+    Leave {
+        /// The `N` of `server.N`.
+        server_id: u32,
+    },
 }
 
 /// What a member without a log asks, or an administrator.

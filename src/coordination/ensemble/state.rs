@@ -5,7 +5,7 @@
 //! its proposals (the leader changed, a connection broke) registers anew, and when that is applied it knows: what it has not seen carried out by
 //! then never will be, and may be proposed again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,8 @@ pub struct Replicated {
     pub next_raft_id: u64,
     /// The index of the last registration and the last sequence number under it, by Raft id.
     pub origins: BTreeMap<u64, (u64, u64)>,
+    /// The members that have no vote.
+    pub learners: BTreeSet<u64>,
     /// A running checksum over everything applied and what came of it: two members with the same index have the same.
     pub digest: u64,
     /// The last applied entry, by index and term.
@@ -133,7 +135,8 @@ impl Replicated {
         }
         let next_raft_id = state.next_raft_id.max(members.keys().next_back().copied().unwrap_or(0) + 1);
         let origins = state.origins.iter().map(|(origin, registration, sequence)| (*origin, (*registration, *sequence))).collect();
-        Self { members, next_raft_id, origins, digest: state.digest, applied }
+        let learners = conf_state.learners.iter().copied().collect();
+        Self { members, next_raft_id, origins, learners, digest: state.digest, applied }
     }
 
     /// What a snapshot says of it.
@@ -162,7 +165,11 @@ impl Replicated {
                 self.origins.insert(*origin, (index, 0));
                 Outcome::Skipped
             }
-            Meaning::Nothing | Meaning::Change => Outcome::Skipped,
+            // The first entry of all is the mark of a term.
+            Meaning::Nothing | Meaning::Change => match self.servers(tree) {
+                servers if servers.is_empty() || servers == tree.config_servers() => Outcome::Skipped,
+                servers => Outcome::Executed(Applied { outcome: Ok(Vec::new()), events: tree.configure(&servers, zxid(index)) }),
+            },
         };
         if outcome == Outcome::Skipped {
             tree.skip(zxid(index));
@@ -179,12 +186,32 @@ impl Replicated {
         outcome
     }
 
+    /// The members as `/zookeeper/config` names them: `server.N=host:port:port:role;client`, a line each. The second port is ZooKeeper's for elections. Where
+    /// clients are served is kept as the member announced it.
+    fn servers(&self, tree: &Tree) -> String {
+        let mut servers: BTreeMap<u32, (bool, &str)> = BTreeMap::new();
+        for (id, record) in self.members.iter().filter(|(_, record)| record.server_id != 0 && !record.address.is_empty()) {
+            // A server that lost its disk is two members for a while: the one that votes counts.
+            let of_this = (self.learners.contains(id), record.address.as_str());
+            servers.entry(record.server_id).and_modify(|known| *known = (*known).min(of_this)).or_insert(of_this);
+        }
+        let mut lines = String::new();
+        for (id, (is_learner, address)) in servers {
+            let port = address.rsplit_once(':').map_or("", |(_, port)| port);
+            let role = if is_learner { "observer" } else { "participant" };
+            let client = tree.client_address(id).map(|client| format!(";{client}")).unwrap_or_default();
+            lines.push_str(&format!("server.{id}={address}:{port}:{role}{client}\n"));
+        }
+        lines
+    }
+
     /// Applies a change of the membership, after consensus made it `conf_state`.
     pub fn change(&mut self, change: &Change, conf_state: &ConfState) {
         if let Change::AddLearner(id, record) | Change::AddVoter(id, record) = change {
             self.members.insert(*id, record.clone());
             self.next_raft_id = self.next_raft_id.max(id + 1);
         }
+        self.learners = conf_state.learners.iter().copied().collect();
         self.members.retain(|id, _| conf_state.voters.contains(id) || conf_state.learners.contains(id));
         self.origins.retain(|id, _| self.members.contains_key(id));
     }

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{oneshot, watch};
 
 use super::reads::{self, Answer, Asker};
+use super::reconfig::reconfigure;
 use super::session::{Outcome, establish};
 use super::stats::ConnectionStats;
 use super::{Inner, words};
@@ -24,7 +25,7 @@ use crate::coordination::Done;
 use crate::coordination::acl::{self, Identity};
 use crate::coordination::hub::{self, Attached, Told};
 use crate::coordination::jute::Writer;
-use crate::coordination::op::{CreateMode, ErrorCode, Failure, Operation, Request as Change};
+use crate::coordination::op::{CreateMode, ErrorCode, Failure, Operation, Request as Change, Stat};
 use crate::coordination::protocol::{self, ConnectRequest, Refused, Request, Write, XID_PING, opcode};
 use crate::coordination::tree::Tree;
 use crate::plant;
@@ -244,6 +245,8 @@ enum Came {
     Looked(Answer),
     /// This member has caught up: a `sync` of this path.
     Synced(String),
+    /// The membership is as wanted, or why not.
+    Reconfigured(Result<(i64, Bytes, Stat), ErrorCode>),
     /// It never will: the leader, or this member's place in the log, is lost.
     Lost,
 }
@@ -281,7 +284,7 @@ struct Connection<R: Runtime> {
     waiting: VecDeque<Waiting>,
     /// The bytes of those requests.
     waiting_bytes: usize,
-    /// A `sync` is under way; what comes behind it waits until it is answered.
+    /// A `sync` or a `reconfig` is under way; what comes behind it waits until it is answered.
     is_syncing: bool,
     /// Nothing is read any more; the connection ends when everything is answered.
     is_closing: bool,
@@ -404,13 +407,19 @@ impl<R: Runtime> Connection<R> {
                 let coordination = self.inner.coordination.clone();
                 Wait::For(Box::pin(async move { coordination.sync().await.map_or(Came::Lost, |()| Came::Synced(path)) }))
             }
+            Ok(Request::Reconfig(_)) if !self.inner.config.has_reconfig => Wait::Turn(Err(ErrorCode::ReconfigDisabled)),
+            Ok(Request::Reconfig(asked)) => {
+                self.is_syncing = true;
+                let (coordination, identities) = (self.inner.coordination.clone(), self.identities.clone());
+                Wait::For(Box::pin(async move { Came::Reconfigured(reconfigure(&coordination, &identities, &asked).await) }))
+            }
             Ok(Request::Ping) => Wait::Turn(Ok(())),
             Ok(request) => {
-                let (watcher, identities, session) = (self.attached.watcher, self.identities.clone(), self.session);
-                let hub = Arc::clone(&self.inner.coordination.shared.hub);
-                let look = move |tree: &Tree| reads::answer(&hub, tree, &Asker { session, watcher, identities: &identities }, &request);
+                self.answer_turns();
+                let hub = &self.inner.coordination.shared.hub;
                 if self.waiting.is_empty() {
-                    let answer = self.inner.coordination.read(look);
+                    let asker = Asker { session: self.session, watcher: self.attached.watcher, identities: &self.identities };
+                    let answer = self.inner.coordination.read(|tree| reads::answer(hub, tree, &asker, &request));
                     if let Some(why) = *self.ended.borrow() {
                         // It may show what this connection was not told of, or must not see any more.
                         return Err(Ended::ByService(why));
@@ -420,8 +429,15 @@ impl<R: Runtime> Connection<R> {
                     return Ok(());
                 }
                 let (looked, wait) = oneshot::channel();
-                let look = Box::new(move |tree: &Tree| drop(looked.send(look(tree))));
-                self.inner.coordination.look(self.session, look).await;
+                let (hub, watcher, session, identities) = (Arc::clone(hub), self.attached.watcher, self.session, self.identities.clone());
+                let look = Box::new(move |tree: &Tree| {
+                    let _ = looked.send(reads::answer(&hub, tree, &Asker { session, watcher, identities: &identities }, &request));
+                });
+                if plant!(self.inner.rt(), "read-overtakes-own-write") {
+                    self.inner.coordination.read(look);
+                } else {
+                    self.inner.coordination.look(self.session, look).await;
+                }
                 Wait::For(Box::pin(async move { wait.await.map_or(Came::Lost, Came::Looked) }))
             }
         };
@@ -515,12 +531,24 @@ impl<R: Runtime> Connection<R> {
         }
         match came {
             // Whether it was done is unknown, or the session is another connection's: no answer says so but the loss of the connection.
-            Came::Lost | Came::Changed(_, Done { outcome: Err(Failure { code: ErrorCode::ConnectionLoss | ErrorCode::SessionMoved, .. }), .. }) => {
+            Came::Lost
+            | Came::Reconfigured(Err(ErrorCode::ConnectionLoss))
+            | Came::Changed(_, Done { outcome: Err(Failure { code: ErrorCode::ConnectionLoss | ErrorCode::SessionMoved, .. }), .. }) => {
                 self.inner.stats.lock().outstanding -= 1 + self.waiting.len() as u64;
                 self.waiting.clear();
                 self.is_closing = true;
             }
             Came::Looked(answer) => self.answer_read(xid, since_ms, answer),
+            Came::Reconfigured(outcome) => {
+                self.is_syncing = false;
+                match outcome {
+                    Ok((zxid, data, stat)) => self.reply(xid, since_ms, zxid, ErrorCode::Ok, |to| {
+                        to.buffer(&data);
+                        to.stat(&stat);
+                    }),
+                    Err(code) => self.reply(xid, since_ms, self.seen_zxid, code, |_| {}),
+                }
+            }
             Came::Synced(path) => {
                 self.is_syncing = false;
                 let zxid = self.inner.coordination.last_zxid();
@@ -546,7 +574,7 @@ impl<R: Runtime> Connection<R> {
     }
 
     fn answer_read(&mut self, xid: i32, since_ms: u64, answer: Answer) {
-        self.tell_events(answer.zxid);
+        self.tell_shown(answer.zxid);
         answer.missed.iter().for_each(|told| self.tell(told));
         let body = answer.body.finish();
         self.reply(xid, since_ms, answer.zxid, answer.outcome.err().unwrap_or(ErrorCode::Ok), |to| to.append(&body));
@@ -554,7 +582,7 @@ impl<R: Runtime> Connection<R> {
 
     /// Writes an answer, and before it the events of the transactions up to its own.
     fn reply(&mut self, xid: i32, since_ms: u64, zxid: i64, code: ErrorCode, body: impl FnOnce(&mut Writer)) {
-        self.tell_events(zxid);
+        self.tell_shown(zxid);
         self.seen_zxid = self.seen_zxid.max(zxid);
         self.out.frame(|to| {
             protocol::encode_reply_header(to, xid, zxid, code.code());
@@ -574,6 +602,13 @@ impl<R: Runtime> Connection<R> {
             known.last_zxid = zxid;
             known.last_latency_ms = latency_ms;
             known.last_answer_ms = self.inner.rt().unix_ms();
+        }
+    }
+
+    /// Tells what an answer of this zxid could show.
+    fn tell_shown(&mut self, zxid: i64) {
+        if !plant!(self.inner.rt(), "answer-before-event") {
+            self.tell_events(zxid);
         }
     }
 

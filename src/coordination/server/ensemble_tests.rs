@@ -479,3 +479,71 @@ fn a_snapshot_that_leaps_over_changes_ends_the_connections_and_no_watch_is_lost(
         ensemble.stop().await;
     });
 }
+
+#[test]
+fn the_config_znode_names_the_members_and_reconfig_changes_them() {
+    let super_digest = crate::coordination::acl::digest("super:secret");
+    let server = ServerConfig { super_digest: Some(super_digest), has_reconfig: true, ..ServerConfig::default() };
+    with_ensemble(Options::default(), server, |ensemble| async move {
+        let leader = ensemble.leader(0).await;
+        let (mut raw, _) = ensemble.connected((leader + 1) % 3, 0, &[0; 16]).await;
+        let lines = |ids: &[usize]| -> String {
+            let line = |id: &usize| {
+                let HostPort { host, port } = &ensemble.configs[0].servers[&(*id as u32 + 1)];
+                format!("server.{}={host}:{port}:{port}:participant;{}\n", id + 1, ensemble.member(*id).at())
+            };
+            ids.iter().map(line).collect()
+        };
+        // Every member says where it serves clients, soon after it does.
+        let version = loop {
+            raw.ask(1, opcode::GET_DATA, |to| read(to, "/zookeeper/config", true)).await;
+            let (_, _, error, body) = raw.answer().await;
+            let config = String::from_utf8(Reader::new(&body).buffer().unwrap().unwrap().to_vec()).unwrap();
+            assert_eq!(error, 0);
+            match config.strip_prefix(&lines(&[0, 1, 2])) {
+                Some(rest) => break i64::from_str_radix(rest.strip_prefix("version=").unwrap(), 16).unwrap(),
+                None => assert_eq!(raw.event().await, (EventKind::DataChanged, "/zookeeper/config".into())),
+            }
+        };
+        let leaves = |id: usize, version: i64| {
+            move |to: &mut Writer| {
+                to.optional_buffer(None);
+                to.buffer((id + 1).to_string().as_bytes());
+                to.optional_buffer(None);
+                to.long(version);
+            }
+        };
+        raw.ask(2, opcode::RECONFIG, leaves(leader, -1)).await;
+        assert_eq!(raw.answer().await.2, -102, "the znode's ACL lets everyone read it only");
+        raw.ask(-4, opcode::AUTH, |to| {
+            to.int(0);
+            to.string("digest");
+            to.buffer(b"super:secret");
+        })
+        .await;
+        assert_eq!(raw.answer().await.2, 0);
+        raw.ask(3, opcode::RECONFIG, leaves(leader, 77)).await;
+        assert_eq!(raw.answer().await.2, -103, "another version");
+        raw.ask(4, opcode::RECONFIG, leaves(leader, version)).await;
+        assert_eq!(raw.event().await, (EventKind::DataChanged, "/zookeeper/config".into()));
+        let (xid, zxid, error, body) = raw.answer().await;
+        assert_eq!((xid, error), (4, 0), "the leader has handed over and was removed");
+        let mut reader = Reader::new(&body);
+        let config = String::from_utf8(reader.buffer().unwrap().unwrap().to_vec()).unwrap();
+        let rest: Vec<usize> = (0..3).filter(|id| *id != leader).collect();
+        let version = config.strip_prefix(&lines(&rest)).and_then(|rest| rest.strip_prefix("version=")).unwrap();
+        assert!(i64::from_str_radix(version, 16).unwrap() <= zxid);
+        // Of two, none may go while the other could not decide alone; of the one that is left nobody may.
+        raw.ask(5, opcode::RECONFIG, |to| {
+            to.optional_buffer(None);
+            to.buffer(b"1,2,3");
+            to.optional_buffer(None);
+            to.long(-1);
+        })
+        .await;
+        assert_eq!(raw.answer().await.2, -8);
+        raw.ask(6, opcode::CREATE, |to| create(to, "/goes-on", b"", 0)).await;
+        assert_eq!(raw.answer().await.2, 0);
+        ensemble.stop().await;
+    });
+}

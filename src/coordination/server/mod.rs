@@ -5,6 +5,7 @@
 //! | `connection` | one connection: frames in, answers and events out, in order |
 //! | `session` | how a connection gets its session |
 //! | `reads` | requests that are answered from the tree |
+//! | `reconfig` | another membership |
 //! | `report`, `words` | what administrators ask; the four-letter words |
 //! | `admin` | the same over HTTP, as ZooKeeper's AdminServer |
 //! | `stats` | what is counted |
@@ -13,6 +14,7 @@
 mod admin;
 mod connection;
 mod reads;
+mod reconfig;
 mod report;
 mod session;
 mod stats;
@@ -28,6 +30,7 @@ use tokio::sync::watch;
 
 use self::stats::{ConnectionStats, Stats};
 use super::hub::{Housekeeping, OUT_OF_TOUCH_MS};
+use super::op::Request;
 use super::{Coordination, housekeeping};
 use crate::config::four_letter_words::Whitelist;
 use crate::runtime::{Listener, Runtime, Stream};
@@ -63,6 +66,8 @@ pub struct ServerConfig {
     pub idle_check_ms: u64,
     /// `znode.container.maxNeverUsedIntervalMs`: how long a container that never had a child is kept; 0 for ever.
     pub never_used_ms: i64,
+    /// `reconfigEnabled`: whether clients may change the membership, as far as the ACL of `/zookeeper/config` lets them.
+    pub has_reconfig: bool,
     /// The directory of the coordination log, for those who ask how the member is configured.
     pub data_dir: String,
 }
@@ -83,6 +88,7 @@ impl Default for ServerConfig {
             has_ttl: true,
             idle_check_ms: housekeeping.idle_check_ms,
             never_used_ms: housekeeping.never_used_ms,
+            has_reconfig: false,
             data_dir: String::new(),
         }
     }
@@ -187,6 +193,7 @@ impl<R: Runtime> Server<R> {
             open: watch::Sender::new(0),
             stop: watch::Sender::new(false),
         });
+        inner.rt().spawn("coordination-announce", announce(Arc::clone(&inner)));
         for socket in sockets {
             inner.rt().spawn("coordination-accept", accept(Arc::clone(&inner), socket));
         }
@@ -218,6 +225,26 @@ impl<R: Runtime> Server<R> {
             _ = open.wait_for(|open| *open == 0) => {}
             () = patience => tracing::warn!(open = *self.inner.open.borrow(), "connections of ZooKeeper clients did not end in time"),
         }
+    }
+}
+
+/// Tells the ensemble where this member serves clients, once it does and unless that is known.
+async fn announce<R: Runtime>(inner: Arc<Inner<R>>) {
+    let (mut serving, mut stop) = (inner.coordination.shared.hub.serving(), inner.stop.subscribe());
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => return,
+        _ = serving.wait_for(|is_serving| *is_serving) => {}
+    }
+    let Some(at) = inner.bound.first() else { return };
+    let Some(status) = inner.coordination.status().await else { return };
+    let (server_id, client_address) = (status.server_id, at.to_string());
+    if server_id == 0 || inner.coordination.read(|tree| tree.client_address(server_id) == Some(&client_address)) {
+        return;
+    }
+    // If the answer is lost it may not be told, which harms nobody: the next start tells it again.
+    if let Ok(submitted) = inner.coordination.submit(0, Request::Announce { server_id, client_address }).await {
+        let _ = submitted.outcome().await;
     }
 }
 

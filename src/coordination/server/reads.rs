@@ -38,7 +38,7 @@ pub(super) fn answer(hub: &Hub, tree: &Tree, asker: &Asker<'_>, request: &Reques
     let body = &mut answer.body;
     let watch = |path: &str, kind, wanted: bool| {
         if wanted && path::validate(path).is_ok() {
-            hub.lock().watches.add(asker.watcher, path, kind);
+            hub.lock().watch(asker.watcher, path, kind);
         }
     };
     let outcome = match request {
@@ -86,7 +86,7 @@ pub(super) fn answer(hub: &Hub, tree: &Tree, asker: &Asker<'_>, request: &Reques
             Ok(())
         }
         Request::SetWatches { seen_zxid, watched } => {
-            let missed = hub.lock().watches.set_watches(asker.watcher, watched, *seen_zxid, |path| known(tree, path));
+            let missed = hub.lock().set_watches(asker.watcher, watched, *seen_zxid, |path| known(tree, path));
             // Of a znode that it may not read it is told as little as if it had stayed.
             let may_know = |path: &str| tree.acl_list(path).is_none_or(|acl| acl::allows(&acl, perms::READ, asker.identities));
             let told = missed.into_iter().filter(|(path, _)| may_know(path));
@@ -120,9 +120,10 @@ pub(super) fn answer(hub: &Hub, tree: &Tree, asker: &Asker<'_>, request: &Reques
             protocol::encode_identities(body, asker.identities);
             Ok(())
         }
-        Request::Reconfig => Err(ErrorCode::ReconfigDisabled),
         Request::Ping => Ok(()),
-        Request::Write(_) | Request::Multi(_) | Request::CloseSession | Request::Auth { .. } => unreachable!("{request:?} is not answered from the tree"),
+        Request::Write(_) | Request::Multi(_) | Request::CloseSession | Request::Auth { .. } | Request::Reconfig(_) => {
+            unreachable!("{request:?} is not answered from the tree")
+        }
     };
     answer.outcome = outcome;
     answer

@@ -435,7 +435,11 @@ fn hostile_bytes_end_their_connection_or_are_answered_with_an_error() {
             let (xid, _, error, _) = old.answer().await;
             assert_eq!((xid, error), (7, -5), "{opcode}");
         }
-        old.ask(8, opcode::RECONFIG, |_| {}).await;
+        let nothing = |to: &mut Writer| {
+            (0..3).for_each(|_| to.optional_buffer(None));
+            to.long(-1);
+        };
+        old.ask(8, opcode::RECONFIG, nothing).await;
         assert_eq!(old.answer().await.2, -123);
         old.ask(9, 77, |_| {}).await;
         assert_eq!((old.answer().await.2, old.frame().await), (-6, None), "an unknown kind is answered, and ends the connection");

@@ -32,6 +32,10 @@ impl Tree {
                 }
                 vec![Step::Attach { session: command.session, timeout_ms: *timeout_ms }]
             }
+            Request::Announce { server_id, client_address } => match self.announced(*server_id, client_address) {
+                Some(servers) => vec![Step::Configure { servers }],
+                None => Vec::new(),
+            },
             &Request::EndSession { attached_zxid } => {
                 self.check_attached(command.session, attached_zxid, "")?;
                 vec![Step::CloseSession { session: command.session }]

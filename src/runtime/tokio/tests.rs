@@ -77,3 +77,30 @@ fn times_before_1970_are_negative() {
     assert_eq!(unix_ms_of(UNIX_EPOCH - Duration::from_millis(1500)), -1500);
     assert_eq!(unix_ms_of(UNIX_EPOCH + Duration::from_micros(1999)), 1);
 }
+
+#[test]
+fn a_thread_of_its_own_goes_on_while_the_others_are_busy_and_counts_from_the_same_origin() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    run(1, |rt| async move {
+        let own = rt.own_thread("own").unwrap();
+        let there = own.runtime().clone();
+        let before = rt.now();
+        let working = there.clone().spawn("working", async move {
+            let name = std::thread::current().name().map(str::to_owned);
+            let file = there.disk().open(&path, Open::CreateNew).await.unwrap();
+            file.write_at(0, Parts::from_iter([Bytes::from_static(b"written")])).await.unwrap();
+            file.sync_data().await.unwrap();
+            there.sleep(Duration::from_millis(2)).await;
+            (name, there.now(), file.guard().await.is_ok() && file.is_guarded().await.unwrap())
+        });
+        // The only worker of this runtime waits, without letting go of it.
+        let (sender, receiver) = std::sync::mpsc::channel();
+        own.runtime().spawn("waiting", async move { sender.send(working.join().await.unwrap()).unwrap() });
+        let (name, at, is_guarded) = receiver.recv().unwrap();
+        assert_eq!(name.as_deref(), Some("own"));
+        assert!(is_guarded && at > before && at <= rt.now(), "{before:?} {at:?}");
+        rt.blocking(move || own.join()).await;
+    })
+    .unwrap();
+}

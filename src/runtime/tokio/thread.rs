@@ -1,4 +1,4 @@
-//! A thread of its own for what must not wait for the rest of the process.
+//! A thread of its own for what must not wait for the rest of the process, nor for the disk.
 
 use std::io;
 use std::thread::JoinHandle;
@@ -23,7 +23,7 @@ impl TokioRuntime {
     pub fn own_thread(&self, name: &'static str) -> io::Result<OwnThread> {
         let tokio = Builder::new_current_thread().thread_name(name).enable_io().enable_time().build()?;
         let handle = tokio.handle().clone();
-        let disk = TokioDisk { handle: handle.clone(), file_systems: self.disk.file_systems.clone() };
+        let disk = TokioDisk { handle: handle.clone(), file_systems: self.disk.file_systems.clone(), writes_on_pool: true };
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             // Nobody sends before the end: an owner that is gone is one, too.

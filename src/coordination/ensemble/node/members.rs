@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::consensus::{Change, Consensus};
-use super::super::peer::{Answer as PeerAnswer, MembersView, Order};
+use super::super::peer::{Answer as PeerAnswer, MembersView, Order, Wish};
 use super::super::{ChangeRefused, Status};
 use super::{CAUGHT_UP_COUNT, Met, Node};
 use crate::coordination::storage::format::{FORMAT, MemberRecord};
@@ -78,6 +78,43 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             }
         }
         self.core.propose_change(&change).map_err(|_| ChangeRefused::NotLeader { leader: 0 })
+    }
+
+    /// As leader: takes a step to another membership, if nothing speaks against it. Asked again, it does nothing new. A leader that is to leave hands over
+    /// first, and the next one takes the step.
+    pub(super) fn wish(&mut self, wish: Wish) {
+        if !self.leadership.is_leader {
+            return;
+        }
+        match wish {
+            Wish::Join { server_id, address } => {
+                let known = self.replicated.members.iter().find(|(_, record)| record.server_id == server_id);
+                let known = known.map(|(id, record)| (*id, record.clone()));
+                let change = match known {
+                    Some((_, record)) if record.address == address => return,
+                    Some((id, record)) if self.core.conf_state().voters.contains(&id) => Change::AddVoter(id, MemberRecord { address, ..record }),
+                    Some((id, record)) => Change::AddLearner(id, MemberRecord { address, ..record }),
+                    None => Change::AddLearner(self.replicated.next_raft_id, MemberRecord { server_id, address, storage_id: 0 }),
+                };
+                let _ = self.core.propose_change(&change);
+            }
+            Wish::Leave { server_id } => {
+                let voters = self.core.conf_state().voters.clone();
+                let leaves = |id: u64| self.replicated.members.get(&id).is_some_and(|record| record.server_id == server_id);
+                let takes_part = |id: u64| id == self.raft_id || self.core.progress(id).is_some_and(|progress| progress.is_active);
+                let stay: Vec<u64> = voters.iter().copied().filter(|id| !leaves(*id)).collect();
+                if stay.len() < voters.len() && stay.iter().filter(|id| takes_part(**id)).count() < stay.len() / 2 + 1 {
+                    tracing::warn!(server_id, "a member is not removed by reconfig: too few of the others take part; start those first");
+                    return;
+                }
+                let Some(id) = self.replicated.members.keys().copied().find(|id| leaves(*id)) else { return };
+                if id == self.raft_id {
+                    self.hand_over();
+                } else {
+                    let _ = self.core.propose_change(&Change::Remove(id));
+                }
+            }
+        }
     }
 
     /// A member has connected: it is told if it is none any more.
@@ -161,7 +198,9 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         if !voters.contains(&raft_id) {
             return None; // It decides nothing.
         }
-        let is_up = |id: u64| id == self.raft_id || self.core.progress(id).is_some_and(|progress| progress.is_active);
+        // A link that broke tells sooner than an election time-out without a word.
+        let unreachable = self.network.as_ref().map(super::Network::unreachable).unwrap_or_default();
+        let is_up = |id: u64| id == self.raft_id || (self.core.progress(id).is_some_and(|progress| progress.is_active) && !unreachable.contains_key(&id));
         let name = |id: u64| match self.replicated.members.get(&id) {
             Some(record) if record.server_id != 0 => format!("server.{}", record.server_id),
             _ => format!("member {id}"),

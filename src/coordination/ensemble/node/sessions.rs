@@ -135,6 +135,9 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             self.sessions_heard(&heard);
             return;
         }
+        if plant!(&self.rt, "signs-of-life-not-relayed") {
+            return;
+        }
         let message = PeerMessage::Touches(heard.keys().copied().collect());
         if !self.network.as_ref().is_some_and(|network| network.send(leader, message)) {
             self.shared.hub.hear_again(heard);
@@ -219,7 +222,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             self.standing.proof = None;
             let since = *self.standing.out_of_touch.get_or_insert(now);
             let bound = Duration::from_millis(self.shared.hub.lock().housekeeping.out_of_touch_ms);
-            if self.standing.is_serving && now.saturating_duration_since(since) >= bound {
+            if self.standing.is_serving && !plant!(&self.rt, "serves-without-leader") && now.saturating_duration_since(since) >= bound {
                 self.standing.is_serving = false;
                 tracing::warn!("this member has had no leader for {} ms: it serves no clients until it has one", bound.as_millis());
                 self.rt.event("coordination serves nobody", &[self.leadership.term]);
