@@ -141,7 +141,7 @@ impl Default for Housekeeping {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) watches: Watches,
-    /// The liveness of all sessions of the ensemble, while this member leads it; the node alone drives it.
+    /// The liveness of all sessions of the ensemble, while this member leads it; the node drives it.
     pub(super) sessions: SessionTracker,
     /// The sessions that were heard of here since the node asked last, and when.
     heard: BTreeMap<i64, u64>,
@@ -267,9 +267,14 @@ impl Hub {
         self.lock().by_session.remove(&session);
     }
 
-    /// A sign of life of a session.
+    /// A sign of life of a session: counted at once if this member leads, else noted for the leader.
     pub(super) fn hear(&self, session: i64, now_ms: u64) {
-        self.lock().heard.insert(session, now_ms);
+        let mut state = self.lock();
+        if state.is_leader {
+            state.sessions.touch(session, now_ms);
+        } else {
+            state.heard.insert(session, now_ms);
+        }
     }
 
     /// The sessions that were heard of since this was asked last, and when, in milliseconds.

@@ -395,6 +395,11 @@ pub enum Request {
         /// Where, as `host:port`.
         client_address: String,
     },
+    /// `/zookeeper/config` names these servers from then on. It stands in no log: whoever applies a change of the membership carries it out with it.
+    Configure {
+        /// A line each.
+        servers: String,
+    },
 }
 
 impl Request {
@@ -404,7 +409,7 @@ impl Request {
             Self::One(operation) => std::slice::from_ref(operation),
             Self::Multi(operations) | Self::Client { operations, .. } | Self::Attached { operations, .. } => operations,
             Self::CreateSession { .. } | Self::CloseSession { .. } | Self::OpenSession { .. } => &[],
-            Self::Attach { .. } | Self::EndSession { .. } | Self::Announce { .. } => &[],
+            Self::Attach { .. } | Self::EndSession { .. } | Self::Announce { .. } | Self::Configure { .. } => &[],
         }
     }
 }

@@ -419,16 +419,7 @@ impl Tree {
         (results, events)
     }
 
-    /// Has `/zookeeper/config` name these servers, a line each, as of transaction `zxid`, which must be above the last one. As ZooKeeper has it, the version
-    /// behind them is that zxid.
-    ///
-    /// # Panics
-    /// If `zxid` is not above the last one.
-    pub fn configure(&mut self, servers: &str, zxid: i64) -> Vec<Event> {
-        self.skip(zxid);
-        self.set_config(servers, zxid).into_iter().collect()
-    }
-
+    /// Has `/zookeeper/config` name these servers, a line each, as of transaction `zxid`. As ZooKeeper has it, the version behind them is that zxid.
     fn set_config(&mut self, servers: &str, zxid: i64) -> Option<Event> {
         let data = Bytes::from(format!("{servers}{CONFIG_VERSION}{zxid:x}"));
         let node = self.node_mut(CONFIG)?;

@@ -262,7 +262,8 @@ fn the_configuration_tells_where_servers_serve_clients() {
     assert_eq!(apply(&mut tree, &announce(1, "h:1")).events, [], "it names nobody");
     assert_eq!((tree.config_servers(), tree.config_version()), ("", None));
     let zxid = tree.last_zxid() + 1;
-    assert_eq!(tree.configure("server.1=a:2:2:participant\nserver.11=b:2:2:observer\n", zxid).len(), 1);
+    let servers = "server.1=a:2:2:participant\nserver.11=b:2:2:observer\n".to_owned();
+    assert_eq!(apply(&mut tree, &Command { session: 0, time_ms: 0, request: Request::Configure { servers } }).events.len(), 1);
     assert_eq!((tree.config_version(), tree.data_bytes()), (Some(zxid), tree.counted().1));
     assert_eq!(apply(&mut tree, &announce(1, "h:1")).events.len(), 1);
     assert_eq!(apply(&mut tree, &announce(1, "h:1")).events, [], "it is known");
@@ -530,7 +531,7 @@ impl Model {
                 next.sessions.insert(*session, attached);
             }
             // The model's configuration names nobody.
-            Request::Announce { .. } => {}
+            Request::Announce { .. } | Request::Configure { .. } => {}
             Request::Attach { attached_zxid, password, .. } => {
                 if *password != PASSWORD {
                     return Err((ErrorCode::SessionExpired, 0));

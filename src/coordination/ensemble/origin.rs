@@ -1,6 +1,6 @@
 //! A member's own proposals on their way to the leader and back, each carried out at most once. Pure; [`super::state`] tells the rule.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::state::Payload;
 use crate::coordination::op::Command;
@@ -151,7 +151,7 @@ impl<A> Origin<A> {
     /// The state was replaced by a snapshot: what was ever sent may be in it. Returns whom to tell that the outcome is unknown.
     pub fn state_replaced(&mut self, nonce: u64) -> Vec<A> {
         self.doubt(nonce);
-        self.take(|waiting| waiting.was_ever_sent)
+        self.take_from(|waiting| waiting.was_ever_sent)
     }
 
     /// A tick has passed. Returns whom to tell that the outcome is unknown. `nonce` is random, for the case of doubt.
@@ -162,7 +162,13 @@ impl<A> Origin<A> {
         if self.stale_ticks >= STALE_TICKS {
             self.doubt(nonce);
         }
-        self.take(|waiting| waiting.age_ticks >= GIVE_UP_TICKS)
+        self.take_from(|waiting| waiting.age_ticks >= GIVE_UP_TICKS)
+    }
+
+    /// Takes those, and what their sessions have proposed besides: a session's later proposal must not be carried out where an earlier one was not.
+    fn take_from(&mut self, is_taken: impl Fn(&Waiting<A>) -> bool) -> Vec<A> {
+        let sessions: BTreeSet<i64> = self.waiting.iter().filter(|waiting| is_taken(waiting)).map(|waiting| waiting.command.session).collect();
+        self.take(|waiting| is_taken(waiting) || (waiting.command.session != 0 && sessions.contains(&waiting.command.session)))
     }
 
     fn take(&mut self, is_taken: impl Fn(&Waiting<A>) -> bool) -> Vec<A> {
@@ -210,6 +216,33 @@ mod tests {
         assert_eq!(origin.waiting_count(), 2 * LOOK_BACK_COUNT + 1, "what was sent may be carried out");
         let Payload::Command { command, .. } = &origin.outgoing(false)[0] else { panic!() };
         assert_eq!(command, &of(9, 1_001));
+    }
+
+    #[test]
+    fn what_is_given_up_takes_the_rest_of_its_session_with_it() {
+        let of = |session, number| Command { session, ..command(number) };
+        let mut origin = Origin::new(1, 1);
+        origin.outgoing(true);
+        origin.applied(5, &Payload::Register { origin: 1, nonce: 1 }, false, 2);
+        origin.submit(of(7, 1), 1);
+        origin.submit(of(0, 2), 2);
+        assert_eq!(origin.outgoing(false).len(), 2);
+        for (session, number) in [(7, 3), (8, 4), (0, 5)] {
+            origin.submit(of(session, number), number);
+        }
+        assert_eq!(origin.state_replaced(3), [1, 2, 3], "whether the first was carried out is unknown, so the third must not be");
+        assert_eq!(origin.waiting_count(), 2);
+        let mut given_up = Vec::new();
+        for tick in 0..GIVE_UP_TICKS {
+            if tick == 1 {
+                origin.submit(of(8, 6), 6);
+                origin.submit(of(9, 7), 7);
+            }
+            assert_eq!(given_up, [0; 0]);
+            given_up = origin.tick(4);
+        }
+        assert_eq!(given_up, [4, 5, 6], "a session's later one goes with it, though it is younger");
+        assert_eq!(origin.waiting_count(), 1);
     }
 
     proptest! {

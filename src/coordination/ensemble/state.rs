@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::consensus::Change;
 use crate::codec;
-use crate::coordination::op::Command;
+use crate::coordination::op::{Command, Request};
 use crate::coordination::storage::format::{ConfState, Entry, EntryKind, MemberRecord, SnapshotState};
 use crate::coordination::tree::{Applied, Tree};
 
@@ -43,8 +43,10 @@ pub enum Payload {
 /// What applying an entry came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The tree was asked.
+    /// The tree was asked what the entry says.
     Executed(Applied),
+    /// The entry changed the membership, so the tree was asked this.
+    Configured(Command, Applied),
     /// Nothing: the mark of a term, a registration, a change of the membership, a proposal out of turn.
     Skipped,
 }
@@ -168,14 +170,18 @@ impl Replicated {
             // The first entry of all is the mark of a term.
             Meaning::Nothing | Meaning::Change => match self.servers(tree) {
                 servers if servers.is_empty() || servers == tree.config_servers() => Outcome::Skipped,
-                servers => Outcome::Executed(Applied { outcome: Ok(Vec::new()), events: tree.configure(&servers, zxid(index)) }),
+                servers => {
+                    let command = Command { session: 0, time_ms: 0, request: Request::Configure { servers } };
+                    let applied = tree.apply(&command, zxid(index));
+                    Outcome::Configured(command, applied)
+                }
             },
         };
         if outcome == Outcome::Skipped {
             tree.skip(zxid(index));
         }
         let came_of_it = match &outcome {
-            Outcome::Executed(applied) => match &applied.outcome {
+            Outcome::Executed(applied) | Outcome::Configured(_, applied) => match &applied.outcome {
                 Ok(results) => results.len() as u64,
                 Err(failure) => failure.code.code() as u64,
             },

@@ -32,6 +32,7 @@ impl Tree {
                 }
                 vec![Step::Attach { session: command.session, timeout_ms: *timeout_ms }]
             }
+            Request::Configure { servers } => vec![Step::Configure { servers: servers.clone() }],
             Request::Announce { server_id, client_address } => match self.announced(*server_id, client_address) {
                 Some(servers) => vec![Step::Configure { servers }],
                 None => Vec::new(),

@@ -84,6 +84,11 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                         }
                         Some(applied.outcome)
                     }
+                    Outcome::Configured(_, applied) => {
+                        self.has_changed |= entry.index > self.loaded_last;
+                        shared.publish(zxid(entry.index), applied.events);
+                        None
+                    }
                     Outcome::Skipped => None,
                 };
                 if let Meaning::Payload(payload) = &says {
