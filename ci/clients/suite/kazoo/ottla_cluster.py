@@ -55,8 +55,6 @@ class Cluster:
         members = [Member(lambda file: [*COMMAND, str(file)], root / f"member-{n + 1}", n + 1, ports[3 * n:3 * n + 3]) for n in range(self.size)]
         keys = {**KEYS, **dict(entry.split("=", 1) for entry in self.entries)}
         if IS_OURS:
-            # Members are added and removed by commands of ours; there is no such key.
-            del keys["reconfigEnabled"]
             keys = {**keys, **KEYS_OURS, **SUPER, "coordination.secret.file": str(root / "secret")}
         for member in members:
             member.write(members, keys)
@@ -92,7 +90,7 @@ harness.ZookeeperCluster = Cluster
 
 # What asks for what there is not: with the reason, by a part of the test's name.
 NOT_APPLICABLE = {
-    "TestReconfig": "ZooKeeper's request reconfig; members are changed by `ottla coordination add` and `remove`",
+    "TestReconfig::test_add_remove_observer": "observers",
     "TestSSLClient": "TLS on the clients' port",
     "TestReadOnlyMode": "a member that serves reads without a quorum (readonlymode.enabled)",
     "TestLegacySASLDigestAuthentication": "SASL",
