@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use ottla::coordination::acl::Acl;
@@ -247,10 +247,28 @@ fn version(stat: &[u8]) -> i32 {
 /// Clients that write one znode, each change on top of the last, and read it after a `sync`; their history is judged as it happens.
 struct Load {
     stop: Arc<AtomicBool>,
-    acked: Arc<AtomicI32>,
+    acked: Arc<Acked>,
     /// The longest time between two acknowledgements, in ms.
     longest_gap_ms: Arc<AtomicU64>,
     threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// The last version that was acknowledged.
+#[derive(Default)]
+struct Acked {
+    version: Mutex<i32>,
+    changed: Condvar,
+}
+
+impl Acked {
+    fn get(&self) -> i32 {
+        *self.version.lock().unwrap()
+    }
+
+    fn set(&self, version: i32) {
+        *self.version.lock().unwrap() = version;
+        self.changed.notify_all();
+    }
 }
 
 const REGISTER: &str = "/register";
@@ -259,7 +277,7 @@ impl Load {
     fn start(ports: &[u16]) -> Self {
         let mut first = Client::new(ports.to_vec());
         first.until(|client| client.create(REGISTER, b"0", 0));
-        let (stop, acked, longest_gap_ms) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI32::new(0)), Arc::new(AtomicU64::new(0)));
+        let (stop, acked, longest_gap_ms) = (Arc::new(AtomicBool::new(false)), Arc::new(Acked::default()), Arc::new(AtomicU64::new(0)));
         let mut threads = Vec::new();
         let (stopped, count, gap) = (stop.clone(), acked.clone(), longest_gap_ms.clone());
         threads.push(std::thread::spawn(move || write(first, &stopped, &count, &gap)));
@@ -272,11 +290,10 @@ impl Load {
 
     /// Waits until so many more writes were acknowledged.
     fn wait_for(&self, more: i32) {
-        let (began, goal) = (Instant::now(), self.acked.load(Ordering::SeqCst) + more);
-        while self.acked.load(Ordering::SeqCst) < goal {
-            assert!(began.elapsed() < PATIENCE, "writes are not acknowledged any more");
-            std::thread::yield_now();
-        }
+        let version = self.acked.version.lock().unwrap();
+        let goal = *version + more;
+        let (version, waited) = self.acked.changed.wait_timeout_while(version, PATIENCE, |version| *version < goal).unwrap();
+        assert!(!waited.timed_out(), "writes are not acknowledged any more: {version} of {goal}");
     }
 
     /// The longest pause between two acknowledgements since this was asked last.
@@ -288,7 +305,7 @@ impl Load {
     fn finish(self, ports: &[u16]) {
         self.stop.store(true, Ordering::SeqCst);
         self.threads.into_iter().for_each(|thread| thread.join().expect("a client found what must not be"));
-        let acked = self.acked.load(Ordering::SeqCst);
+        let acked = self.acked.get();
         for port in ports {
             let (version, _) = Client::new(vec![*port]).until(|client| client.read(REGISTER));
             assert!(version >= acked, "{acked} writes were acknowledged, and a member has {version} after a sync");
@@ -296,7 +313,7 @@ impl Load {
     }
 }
 
-fn write(mut client: Client, stop: &AtomicBool, acked: &AtomicI32, gap_ms: &AtomicU64) {
+fn write(mut client: Client, stop: &AtomicBool, acked: &Acked, gap_ms: &AtomicU64) {
     let mut last = Instant::now();
     let (mut known, _) = client.until(|client| client.read(REGISTER));
     while !stop.load(Ordering::SeqCst) {
@@ -310,7 +327,7 @@ fn write(mut client: Client, stop: &AtomicBool, acked: &AtomicI32, gap_ms: &Atom
             Some(version) => {
                 assert_eq!(version, known + 1, "a write was answered with another version than its own");
                 known = version;
-                acked.store(version, Ordering::SeqCst);
+                acked.set(version);
                 gap_ms.fetch_max(last.elapsed().as_millis() as u64, Ordering::SeqCst);
                 last = Instant::now();
             }
@@ -318,9 +335,9 @@ fn write(mut client: Client, stop: &AtomicBool, acked: &AtomicI32, gap_ms: &Atom
     }
 }
 
-fn read(mut client: Client, stop: &AtomicBool, acked: &AtomicI32) {
+fn read(mut client: Client, stop: &AtomicBool, acked: &Acked) {
     while !stop.load(Ordering::SeqCst) {
-        let floor = acked.load(Ordering::SeqCst);
+        let floor = acked.get();
         if let Some((version, _)) = client.read(REGISTER) {
             assert!(version >= floor, "version {floor} was acknowledged, and {version} was read after a sync that began later");
         }
