@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ HERE = ROOT / "ci/clients"
 OUT = ROOT / "target/clients"
 KAFKA_NEW, KAFKA_OLD = "4.4.0", "3.9.2"
 ZOOKEEPER_NEW, ZOOKEEPER_OLD = "3.9.5", "3.8.4"
+# Whoever is asked to end cleans up first.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 JAVA = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]
 
 

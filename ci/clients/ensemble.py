@@ -136,7 +136,10 @@ class Ensemble:
         return next((m for m in self.members if m.process.poll() is None and m.mode() in ("leader", "standalone")), None)
 
     def follower(self):
-        return next(m for m in self.members if m.process.poll() is None and m.mode() == "follower")
+        found = next((m for m in self.members if m.process.poll() is None and m.mode() == "follower"), None)
+        if found is None:
+            raise RuntimeError(f"no member follows: {({m.number: m.mode() for m in self.members})}")
+        return found
 
     def wait(self, count):
         """Waits until so many members serve, one of them as leader."""

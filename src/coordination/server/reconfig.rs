@@ -93,8 +93,8 @@ fn joining(list: &str) -> Result<BTreeMap<u32, String>, ErrorCode> {
 /// Carries out a `reconfig` and returns the transaction after which it is so, with the content and the stat of `/zookeeper/config`.
 ///
 /// # Errors
-/// As ZooKeeper's: [`ErrorCode::Unimplemented`] at a member that is alone, [`ErrorCode::NoAuth`] by the ACL of `/zookeeper/config`,
-/// [`ErrorCode::BadVersion`] if the configuration is another than the expected one, [`ErrorCode::BadArguments`],
+/// As ZooKeeper's: [`ErrorCode::Unimplemented`] at a member that is alone, [`ErrorCode::BadVersion`] if the configuration is another than the
+/// expected one, [`ErrorCode::BadArguments`], [`ErrorCode::NoAuth`] by the ACL of `/zookeeper/config`,
 /// [`ErrorCode::NewConfigNoQuorum`] if the members could not agree on it in time: the steps that were done stay.
 pub(super) async fn reconfigure<R: Runtime>(
     coordination: &Coordination<R>,
@@ -107,9 +107,6 @@ pub(super) async fn reconfigure<R: Runtime>(
         (tree.config_version(), acl::allows(&acl, perms::WRITE, identities))
     });
     let version = version.ok_or(ErrorCode::Unimplemented)?;
-    if !may {
-        return Err(ErrorCode::NoAuth);
-    }
     if asked.config_id != -1 && asked.config_id != version {
         return Err(ErrorCode::BadVersion);
     }
@@ -118,6 +115,10 @@ pub(super) async fn reconfigure<R: Runtime>(
         Ok::<_, ErrorCode>(status.members.into_values().filter(|record| record.server_id != 0).map(|record| (record.server_id, record.address)).collect())
     };
     let target = Target::of(asked, &servers().await?)?;
+    // In ZooKeeper's order: what is wrong with a request is told before that it may not be made (kazoo's test_bad_input).
+    if !may {
+        return Err(ErrorCode::NoAuth);
+    }
     let mut changes = coordination.subscribe();
     let mut late = std::pin::pin!(coordination.rt.sleep(WITHIN));
     while let Some(wish) = target.next(&servers().await?) {

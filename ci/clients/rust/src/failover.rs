@@ -65,7 +65,12 @@ async fn count(zk: Client, path: String, acknowledged: watch::Sender<i32>) -> Wr
                 }
             }
             written.unsure += 1;
-            match again(|| async { zk.sync(&path).await?; zk.get_data(&path).await }).await {
+            match again(|| async {
+                zk.sync(&path).await?;
+                zk.get_data(&path).await
+            })
+            .await
+            {
                 Ok((_, stat)) if stat.version == written.value => {}
                 Ok((found, stat)) if stat.version == next && tried.contains(&found) => break,
                 other => {
@@ -106,7 +111,10 @@ async fn one(results: &mut Results, lines: &mut Lines<BufReader<Stdin>>, round: 
     let waiter = other.clone();
     let waits_for = prefix.clone();
     let waiting = tokio::spawn(async move { waiter.lock(LockPrefix::new_shared(&waits_for)?, b"", Acls::anyone_all()).await.map(|lock| lock.into_owned()) });
-    let contenders = || async { zk.sync(&place.at).await?; Ok(zk.list_children(&place.at).await?.iter().filter(|name| name.starts_with("lock-")).count()) };
+    let contenders = || async {
+        zk.sync(&place.at).await?;
+        Ok(zk.list_children(&place.at).await?.iter().filter(|name| name.starts_with("lock-")).count())
+    };
     while again(contenders).await? < 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -128,34 +136,45 @@ async fn one(results: &mut Results, lines: &mut Lines<BufReader<Stdin>>, round: 
 
     let case = |name: &str| format!("failover/{round}/{name}");
     let (client, at) = (zk.clone(), place.clone());
-    results.case(&case("session"), async move {
-        let stat = again(|| client.check_stat(&at.at)).await.unwrap();
-        assert!(stat.is_some(), "what was there");
-        assert_eq!(session, client.session_id(), "session");
-    }).await;
+    results
+        .case(&case("session"), async move {
+            let stat = again(|| client.check_stat(&at.at)).await.unwrap();
+            assert!(stat.is_some(), "what was there");
+            assert_eq!(session, client.session_id(), "session");
+        })
+        .await;
     let (client, at, watcher) = (zk.clone(), place.clone(), other.clone());
-    results.case(&case("ephemeral"), async move {
-        again(|| async { watcher.sync(&at.at).await?; client.sync(&at.at).await }).await.unwrap();
-        let stat = again(|| watcher.check_stat(&at.path("e"))).await.unwrap().expect("the ephemeral");
-        assert_eq!(session.0, stat.ephemeral_owner, "owner");
-    }).await;
+    results
+        .case(&case("ephemeral"), async move {
+            again(|| async {
+                watcher.sync(&at.at).await?;
+                client.sync(&at.at).await
+            })
+            .await
+            .unwrap();
+            let stat = again(|| watcher.check_stat(&at.path("e"))).await.unwrap().expect("the ephemeral");
+            assert_eq!(session.0, stat.ephemeral_owner, "owner");
+        })
+        .await;
     let (client, at) = (other.clone(), place.clone());
-    results.case(&case("watches"), async move {
-        // Each change twice: the watch is told once, of the first.
-        for value in [b"1", b"2"] {
-            again(|| client.set_data(&at.path("data"), value, None)).await.unwrap();
-        }
-        let child = at.path("data/one");
-        again(|| client.create(&child, b"", OPEN)).await.unwrap();
-        let changed = within("the data watch", data.changed()).await;
-        assert_eq!((EventType::NodeDataChanged, at.path("data")), (changed.event_type, changed.path));
-        let changed = within("the child watch", children.changed()).await;
-        assert_eq!((EventType::NodeChildrenChanged, at.path("data")), (changed.event_type, changed.path));
-        assert!(tokio::time::timeout(Duration::from_millis(50), &mut untouched).await.is_err(), "an event of what did not change");
-        again(|| client.set_data(&at.path("untouched"), b"1", None)).await.unwrap();
-        let changed = within("the other data watch", untouched).await.unwrap();
-        assert_eq!((EventType::NodeDataChanged, at.path("untouched")), (changed.event_type, changed.path));
-    }).await;
+    results
+        .case(&case("watches"), async move {
+            // Each change twice: the watch is told once, of the first.
+            for value in [b"1", b"2"] {
+                again(|| client.set_data(&at.path("data"), value, None)).await.unwrap();
+            }
+            let child = at.path("data/one");
+            again(|| client.create(&child, b"", OPEN)).await.unwrap();
+            let changed = within("the data watch", data.changed()).await;
+            assert_eq!((EventType::NodeDataChanged, at.path("data")), (changed.event_type, changed.path));
+            let changed = within("the child watch", children.changed()).await;
+            assert_eq!((EventType::NodeChildrenChanged, at.path("data")), (changed.event_type, changed.path));
+            assert!(tokio::time::timeout(Duration::from_millis(50), &mut untouched).await.is_err(), "an event of what did not change");
+            again(|| client.set_data(&at.path("untouched"), b"1", None)).await.unwrap();
+            let changed = within("the other data watch", untouched).await.unwrap();
+            assert_eq!((EventType::NodeDataChanged, at.path("untouched")), (changed.event_type, changed.path));
+        })
+        .await;
     let start = Instant::now();
     let mut detail = String::new();
     if waiting.is_finished() {
@@ -169,25 +188,38 @@ async fn one(results: &mut Results, lines: &mut Lines<BufReader<Stdin>>, round: 
     }
     results.line(&case("lock"), start, &detail);
     let (start, at) = (Instant::now(), place.clone());
-    results.case(&case("writes"), async move {
-        let before = *acknowledged.borrow();
-        let _ = within("writes with the new leader", acknowledged.wait_for(|value| *value >= before + 10)).await;
-        drop(acknowledged);
-        let written = within("the writer", counting).await.expect("the writer");
-        assert!(written.wrong.is_empty(), "{}", written.wrong);
-        eprintln!("{} writes, {} unsure ones, in all {} ms", written.value, written.unsure, start.elapsed().as_millis());
-        let (found, stat) = again(|| async { other.sync(&at.at).await?; other.get_data(&at.path("count")).await }).await.unwrap();
-        let found = String::from_utf8(found).unwrap();
-        assert_eq!((written.value, written.value.to_string().as_str()), (stat.version, found.split(' ').next().unwrap()), "what was acknowledged last, after a sync");
-    }).await;
+    results
+        .case(&case("writes"), async move {
+            let before = *acknowledged.borrow();
+            let _ = within("writes with the new leader", acknowledged.wait_for(|value| *value >= before + 10)).await;
+            drop(acknowledged);
+            let written = within("the writer", counting).await.expect("the writer");
+            assert!(written.wrong.is_empty(), "{}", written.wrong);
+            eprintln!("{} writes, {} unsure ones, in all {} ms", written.value, written.unsure, start.elapsed().as_millis());
+            let (found, stat) = again(|| async {
+                other.sync(&at.at).await?;
+                other.get_data(&at.path("count")).await
+            })
+            .await
+            .unwrap();
+            let found = String::from_utf8(found).unwrap();
+            assert_eq!(
+                (written.value, written.value.to_string().as_str()),
+                (stat.version, found.split(' ').next().unwrap()),
+                "what was acknowledged last, after a sync"
+            );
+        })
+        .await;
     let (client, at) = (zk.clone(), place.clone());
-    results.case(&case("ended-sessions"), async move {
-        assert_eq!(None, again(|| client.check_stat(&at.path("closed"))).await.unwrap(), "the ephemeral of a session that was closed");
-        // The new leader grants it a whole time-out.
-        if let (Some(_), watch) = again(|| client.check_and_watch_stat(&at.path("dead"))).await.unwrap() {
-            let event = within("the end of a session that fell silent", watch.changed()).await;
-            assert_eq!(EventType::NodeDeleted, event.event_type);
-        }
-    }).await;
+    results
+        .case(&case("ended-sessions"), async move {
+            assert_eq!(None, again(|| client.check_stat(&at.path("closed"))).await.unwrap(), "the ephemeral of a session that was closed");
+            // The new leader grants it a whole time-out.
+            if let (Some(_), watch) = again(|| client.check_and_watch_stat(&at.path("dead"))).await.unwrap() {
+                let event = within("the end of a session that fell silent", watch.changed()).await;
+                assert_eq!(EventType::NodeDeleted, event.event_type);
+            }
+        })
+        .await;
     Ok(())
 }

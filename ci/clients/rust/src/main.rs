@@ -7,7 +7,10 @@ mod failover;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use zookeeper_client::{Acls, AddWatchMode, Client, CreateMode, CreateOptions, Error, EventType, LockPrefix, MultiReadResult, MultiWriteError, MultiWriteResult, SessionState, WatchedEvent};
+use zookeeper_client::{
+    Acls, AddWatchMode, Client, CreateMode, CreateOptions, Error, EventType, LockPrefix, MultiReadResult, MultiWriteError, MultiWriteResult, SessionState,
+    WatchedEvent,
+};
 
 /// What a client waits for at most.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +54,10 @@ impl Results {
 
     pub fn line(&mut self, name: &str, start: Instant, detail: &str) {
         self.failed |= !detail.is_empty();
-        println!("{}", serde_json::json!({"client": "zookeeper-client", "version": "0.11.2", "case": name, "ok": detail.is_empty(), "ms": start.elapsed().as_millis() as u64, "detail": detail}));
+        println!(
+            "{}",
+            serde_json::json!({"client": "zookeeper-client", "version": "0.11.2", "case": name, "ok": detail.is_empty(), "ms": start.elapsed().as_millis() as u64, "detail": detail})
+        );
     }
 }
 

@@ -174,7 +174,8 @@ pub mod core {
 
         fn serves(&self) -> bool {
             let mut said = String::new();
-            TcpStream::connect(("127.0.0.1", self.port)).is_ok_and(|mut stream| stream.write_all(b"srvr").is_ok() && stream.read_to_string(&mut said).is_ok() && said.contains("Mode: "))
+            TcpStream::connect(("127.0.0.1", self.port))
+                .is_ok_and(|mut stream| stream.write_all(b"srvr").is_ok() && stream.read_to_string(&mut said).is_ok() && said.contains("Mode: "))
         }
 
         pub fn stop(&self) {
