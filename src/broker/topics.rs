@@ -125,8 +125,7 @@ impl<R: Runtime> Broker<R> {
         for (number, assigned) in topic.partitions.iter().enumerate() {
             if assigned.leader != self.id() {
                 self.groups.unload(number as i32, Some(assigned.leader_epoch));
-            } else if let Some(partition) = self.replicas.partition(CONSUMER_OFFSETS_TOPIC, number as i32)
-            {
+            } else if let Some(partition) = self.replicas.partition(CONSUMER_OFFSETS_TOPIC, number as i32) {
                 self.groups.load(number as i32, assigned.leader_epoch, Leadership::of(partition));
             }
         }

@@ -212,7 +212,9 @@ impl<R: Runtime> Controller<R> {
     pub async fn start(rt: R, session: Session<R>, config: ControllerConfig) -> Result<Self, StartError> {
         let broker_id = config.broker.id;
         let (stop, has_stopped) = watch::channel(false);
-        let (task, sessions, images) = Task::start(rt.clone(), session, config, has_stopped).await?;
+        let (task, sessions, mut images) = Task::start(rt.clone(), session, config, has_stopped).await?;
+        // Whoever subscribes is told of what comes after the start.
+        images.mark_unchanged();
         let (changes, queue) = mpsc::channel(QUEUE_COUNT);
         rt.spawn("controller", task.run(queue));
         Ok(Self { rt, sessions, changes, stop: Arc::new(stop), images, producer_ids: Arc::default(), broker_id })
