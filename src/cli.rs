@@ -141,7 +141,7 @@ mod tests {
             "ottla consume t --group g --partition 1",
             "ottla consume t -n 0",
             "ottla coordination get",
-            "ottla coordination ls / -s nowhere",
+            "ottla coordination ls / -s nowhere:x",
             "ottla coordination rm -r /x --if-version 3",
             "ottla completion tcl",
         ] {

@@ -263,7 +263,7 @@ impl<R: Runtime> Controller<R> {
     async fn change<T>(&self, count: usize, change: impl FnOnce(oneshot::Sender<Vec<Result<T, ApiError>>>) -> Change) -> Vec<Result<T, ApiError>> {
         let (answer, wait) = oneshot::channel();
         let until = self.rt.now() + CHANGE_PATIENCE;
-        let late = self.rt.timer(until);
+        let late = task::away(self.rt.timer(until), self.sessions.borrow().states());
         let asked = async {
             let Ok(()) = self.changes.send(Queued { until, change: change(answer) }).await else {
                 return Err(ApiError::new(ResponseError::NotController, "The controller has stopped."));
