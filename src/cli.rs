@@ -159,7 +159,7 @@ mod tests {
             "ottla coordination snapshot f --data-dir d -c zoo.cfg",
             "ottla coordination add 0 a:1 -c zoo.cfg",
             "ottla coordination restore f",
-            "ottla coordination ls / -s nowhere",
+            "ottla coordination ls / -s nowhere:x",
             "ottla coordination rm -r /x --if-version 3",
             "ottla completion tcl",
         ] {

@@ -37,6 +37,18 @@ pub(super) enum Change {
     Shutdown { done: oneshot::Sender<()> },
 }
 
+impl Change {
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_forsaken(&self) -> bool {
+        match self {
+            Self::Create { answer, .. } => answer.is_closed(),
+            Self::Delete { answer, .. } => answer.is_closed(),
+            Self::Grow { answer, .. } | Self::AlterIncrementally { answer, .. } | Self::Replace { answer, .. } => answer.is_closed(),
+            Self::Shutdown { .. } => false,
+        }
+    }
+}
+
 /// Operations that must be in one `multi`, on behalf of the item `owner` of a request.
 pub(super) struct Unit {
     pub(super) owner: usize,

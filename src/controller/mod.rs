@@ -212,7 +212,9 @@ impl<R: Runtime> Controller<R> {
     pub async fn start(rt: R, session: Session<R>, config: ControllerConfig) -> Result<Self, StartError> {
         let broker_id = config.broker.id;
         let (stop, has_stopped) = watch::channel(false);
-        let (task, sessions, images) = Task::start(rt.clone(), session, config, has_stopped).await?;
+        let (task, sessions, mut images) = Task::start(rt.clone(), session, config, has_stopped).await?;
+        // Whoever subscribes is told of what comes after the start.
+        images.mark_unchanged();
         let (changes, queue) = mpsc::channel(QUEUE_COUNT);
         rt.spawn("controller", task.run(queue));
         Ok(Self { rt, sessions, changes, stop: Arc::new(stop), images, producer_ids: Arc::default(), broker_id })
@@ -261,7 +263,7 @@ impl<R: Runtime> Controller<R> {
     async fn change<T>(&self, count: usize, change: impl FnOnce(oneshot::Sender<Vec<Result<T, ApiError>>>) -> Change) -> Vec<Result<T, ApiError>> {
         let (answer, wait) = oneshot::channel();
         let until = self.rt.now() + CHANGE_PATIENCE;
-        let late = self.rt.timer(until);
+        let late = task::away(self.rt.timer(until), self.sessions.borrow().states());
         let asked = async {
             let Ok(()) = self.changes.send(Queued { until, change: change(answer) }).await else {
                 return Err(ApiError::new(ResponseError::NotController, "The controller has stopped."));

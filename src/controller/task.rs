@@ -24,7 +24,8 @@ use crate::coordination::client::{Session, State, Watcher};
 use crate::coordination::op::{ANY_VERSION, ErrorCode, Failure, Operation, OperationResult};
 use crate::runtime::{Instant, Runtime};
 
-/// How long a change may take, its time in the queue included: less than clients wait (`request.timeout.ms`, 30 s), so that they hear of it.
+/// How long a change waits for a service that is away, its time in the queue included: less than clients wait (`request.timeout.ms`, 30 s), so that they
+/// hear of it. While the service is there a change takes what it takes.
 pub(super) const CHANGE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between two attempts to get a footing in the tree that failed for a reason that may last.
@@ -282,7 +283,7 @@ impl<R: Runtime> Task<R> {
                     return Interrupted::Stopped;
                 }
                 // Nobody waits any more, and the world has moved on.
-                Next::Change(Some(queued)) if self.changes.rt.now() >= queued.until => {}
+                Next::Change(Some(queued)) if self.changes.rt.now() >= queued.until && queued.change.is_forsaken() => {}
                 Next::Change(Some(queued)) => {
                     let patience = self.patience(Some(queued.until));
                     let is_done = tokio::select! {
@@ -298,11 +299,12 @@ impl<R: Runtime> Task<R> {
         }
     }
 
-    /// Ends when what is asked of the tree has taken too long, or when the controller is to stop while nobody serves its session.
+    /// Ends when what is asked of the tree has taken too long and nobody serves the session, or when the controller is to stop while nobody serves its session.
     fn patience(&self, until: Option<Instant>) -> impl Future<Output = ()> + use<R> {
         let rt = self.changes.rt.clone();
         let late = rt.timer(until.unwrap_or_else(|| rt.now() + CHANGE_PATIENCE));
         let (mut stop, mut states) = (self.stop.clone(), self.changes.session.states());
+        let late = away(late, states.clone());
         async move {
             let is_hopeless = async {
                 let _ = stop.wait_for(|stop| *stop).await;
@@ -544,6 +546,12 @@ impl<R: Runtime> Task<R> {
         }
         Ok(())
     }
+}
+
+/// Ends when it is late and no member serves the session.
+pub(super) async fn away(late: impl Future<Output = ()>, mut states: watch::Receiver<State>) {
+    late.await;
+    let _ = states.wait_for(|state| !matches!(state, State::Connected { .. })).await;
 }
 
 /// The image that is known, if it says the same: who follows images compares them by their address.

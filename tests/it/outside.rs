@@ -180,7 +180,7 @@ fn while_its_ensemble_is_away_a_broker_serves_and_administration_times_out() {
     let (home, other) = (temp_dir(), temp_dir());
     let at = steady_port();
     let mut coordination = member(home.path(), at).start();
-    let mut process = user(other.path(), &format!("127.0.0.1:{at}"), 2_000).start();
+    let mut process = user(other.path(), &format!("127.0.0.1:{at}/own"), 2_000).start();
     coordination.kill();
     block_on(async {
         let topic = ottla::client::admin::NewTopic { name: "t".into(), partitions: Some(1), replication_factor: Some(1), config: Default::default() };

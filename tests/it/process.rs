@@ -22,7 +22,8 @@ pub fn temp_dir() -> TempDir {
 
 /// A port below those that the system gives to outgoing connections, so that nobody takes it while a broker restarts.
 pub fn steady_port() -> u16 {
-    /// Tests run beside each other: each call looks in a range of its own.
+    // Tests run beside each other: each call looks in a range of its own.
+    // tidy-allow: static, the ports are those of the whole test process
     static CALLS: AtomicU16 = AtomicU16::new(0);
     let first = 18_000 + (std::process::id() % 9_000) as u16 + 50 * CALLS.fetch_add(1, Ordering::Relaxed);
     (first..first + 50).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("one of fifty ports is free")
