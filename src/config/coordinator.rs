@@ -83,7 +83,9 @@ impl CoordinatorConfig {
                 None => Problem::together(what),
             });
         }
-        if !given.contains_key("clientPort") && !coordination.servers.values().any(|server| server.client.is_some()) && !given.is_empty() {
+        // Nothing of it if something else is wrong: it may be misspelt.
+        let is_missing = problems.is_empty() && !given.contains_key("clientPort");
+        if is_missing && !coordination.servers.values().any(|server| server.client.is_some()) && !given.is_empty() {
             problems.push(Problem::together("expected clientPort, the port on which ZooKeeper clients are served (2181 is the usual one)"));
         }
         // Without a word about it: what a newcomer gets.
