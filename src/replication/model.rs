@@ -686,18 +686,6 @@ fn the_adversary_does_all_it_can() {
 }
 
 #[test]
-#[ignore = "a long sweep, by hand"]
-fn a_long_sweep() {
-    let mut ineligible = 0;
-    for seed in 0..20_000 {
-        let mut world = run(seed, 2_000, Bugs::default());
-        ineligible += world.seen.get("ineligible").copied().unwrap_or(0);
-        world.heal();
-    }
-    assert!(ineligible > 0);
-}
-
-#[test]
 fn planted_bugs_are_found() {
     let pure = Plants::default();
     let plants = [
