@@ -262,9 +262,8 @@ impl World {
             let registered = self.registered.get(id);
             !self.state.isr.contains(id) && (registered.is_none() || (registered != Some(epoch) && !self.bugs.pure.no_broker_epochs))
         });
-        let outcome = if from != self.state.leader || proposal.leader_epoch != self.state.leader_epoch {
-            Outcome::Superseded
-        } else if proposal.partition_epoch != self.state.partition_epoch && isr != self.state.isr {
+        let is_led = from == self.state.leader && proposal.leader_epoch == self.state.leader_epoch;
+        let outcome = if !is_led || (proposal.partition_epoch != self.state.partition_epoch && isr != self.state.isr) {
             Outcome::Superseded
         } else if joins_in_an_earlier_life {
             self.note("ineligible");
@@ -561,6 +560,44 @@ impl World {
         }
     }
 
+    /// Everybody is back, nothing is lost or late any more: replicas become in sync and agree.
+    fn heal(&mut self) {
+        let ids: Vec<i32> = self.nodes.keys().copied().collect();
+        ids.iter().for_each(|id| self.restart(*id));
+        self.messages.retain(|message| !matches!(message, Message::Fetch { .. } | Message::Answer { .. }));
+        for round in 0..200 {
+            if round == 20 && !self.registered.contains_key(&self.state.leader) {
+                self.elect(false);
+            }
+            self.now += Duration::from_millis(20);
+            self.command();
+            for id in &ids {
+                self.send_fetch(*id);
+                let (now, node) = (self.now, self.nodes.get_mut(id).unwrap());
+                node.log.durable = node.log.records.len();
+                let log_end = node.log.end();
+                if let Role::Leader(leader) = &mut node.role {
+                    let stored = leader.stored(log_end, log_end, now);
+                    self.effects(*id, stored);
+                    if let Role::Leader(leader) = &mut self.nodes.get_mut(id).unwrap().role {
+                        let lagging = leader.check_lag(log_end, now);
+                        self.effects(*id, lagging);
+                    }
+                }
+            }
+            for message in std::mem::take(&mut self.messages) {
+                self.deliver(message);
+            }
+            self.check();
+        }
+        let leader = &self.nodes[&self.state.leader];
+        for (id, node) in &self.nodes {
+            assert_eq!(node.log.records, leader.log.records, "replica {id} is not like its leader");
+            assert_eq!(node.high_watermark, leader.log.end(), "replica {id} does not know what is committed");
+        }
+        assert_eq!(self.state.isr.iter().copied().collect::<Vec<_>>(), ids, "all are in sync");
+    }
+
     /// A client asks for the newest offset.
     fn ask_high_watermark(&mut self, id: i32) {
         let node = self.nodes.get_mut(&id).unwrap();
@@ -619,11 +656,7 @@ fn run(seed: u64, steps: usize, bugs: Bugs) -> World {
 
 /// Seeds until the planted bug is found; panics of the model are what finding is.
 fn seeds_until_found(bugs: Bugs) -> u64 {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let found = (0..400).find(|seed| std::panic::catch_unwind(|| run(*seed, 2_000, bugs)).is_err());
-    std::panic::set_hook(hook);
-    found.expect("the bug is found") + 1
+    (0..400).find(|seed| std::panic::catch_unwind(|| run(*seed, 2_000, bugs)).is_err()).expect("the bug is found") + 1
 }
 
 proptest! {
@@ -631,7 +664,7 @@ proptest! {
 
     #[test]
     fn nothing_committed_is_lost(seed in any::<u64>()) {
-        run(seed, 2_000, Bugs::default());
+        run(seed, 2_000, Bugs::default()).heal();
     }
 }
 
@@ -653,16 +686,6 @@ fn the_adversary_does_all_it_can() {
 }
 
 #[test]
-#[ignore = "a long sweep, by hand"]
-fn a_long_sweep() {
-    let mut ineligible = 0;
-    for seed in 0..20_000 {
-        ineligible += run(seed, 2_000, Bugs::default()).seen.get("ineligible").copied().unwrap_or(0);
-    }
-    assert!(ineligible > 0);
-}
-
-#[test]
 fn planted_bugs_are_found() {
     let pure = Plants::default();
     let plants = [
@@ -675,7 +698,6 @@ fn planted_bugs_are_found() {
     ];
     for (what, bugs) in plants {
         let seeds = seeds_until_found(bugs);
-        println!("{what}: {seeds} seeds");
         assert!(seeds <= 200, "{what} took {seeds} seeds");
     }
 }
