@@ -51,6 +51,9 @@ pub struct RaftCore {
     durable_term: u64,
     /// The terms of works that are not durable yet.
     terms: Vec<(u64, u64)>,
+    /// The last entry of a snapshot that was given out and is not the state yet. Until it is, this member must not stand for election: the library would look
+    /// into the entries that the snapshot stands for, and they are gone.
+    installing: Option<u64>,
 }
 
 impl RaftCore {
@@ -85,16 +88,21 @@ impl RaftCore {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, store, &logger).expect("the configuration is valid");
-        Self { node, conf_state, durable_term, terms: Vec::new() }
+        Self { node, conf_state, durable_term, terms: Vec::new(), installing: None }
     }
 }
 
 impl Consensus for RaftCore {
     fn tick(&mut self) {
-        self.node.tick();
+        if self.installing.is_none() {
+            self.node.tick();
+        }
     }
 
     fn step(&mut self, message: RaftMessage) {
+        if self.installing.is_some() && message.kind == MessageType::MsgTimeoutNow as u8 {
+            return; // The leader that hands over asks again, or another one.
+        }
         if let Some(message) = to_raft_message(message) {
             // Answers of members that are none any more, and what a stopped follower refuses: nothing to be done about either.
             let _ = self.node.step(message);
@@ -177,6 +185,7 @@ impl Consensus for RaftCore {
         if !ready.snapshot().is_empty() {
             let metadata = ready.snapshot().get_metadata().clone();
             work.snapshot = Some(from_metadata(&metadata));
+            self.installing = Some(metadata.index);
             self.conf_state = from_raft_conf(metadata.get_conf_state());
             self.node.mut_store().install(metadata.index, metadata.term, metadata.get_conf_state().clone());
         }
@@ -199,6 +208,7 @@ impl Consensus for RaftCore {
     fn applied(&mut self, index: u64) {
         self.node.mut_store().set_applied(index);
         self.node.advance_apply_to(index);
+        self.installing = self.installing.filter(|last| index < *last);
     }
 
     fn apply_change(&mut self, change: &Change) -> ConfState {
