@@ -105,6 +105,7 @@ impl<R: Runtime> BoundCoordination<R> {
 async fn own_session<R: Runtime>(runtime: &R, own: &Service<R>, options: Options) -> Result<Session<R>, StartError> {
     let is_alone = own.server_id().is_none();
     let server = own.in_process();
-    let connector = Connector::Own(Arc::new(move || server.pipe(is_alone)));
+    let open = Arc::new(move || server.pipe(is_alone));
+    let connector = if is_alone { Connector::Own(open) } else { Connector::Member(open) };
     Ok(Session::connect(runtime.clone(), connector, options, OWN_PATIENCE).await.map_err(controller::StartError::from)?)
 }

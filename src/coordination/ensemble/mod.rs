@@ -108,8 +108,6 @@ pub enum Executed<'a> {
     Nothing,
     /// A command was carried out, or refused.
     Command(&'a Command, &'a Applied),
-    /// `/zookeeper/config` names these servers from now on.
-    Configured(&'a str, &'a Applied),
 }
 
 /// Looks on: for checks that hold over all members. Called by the node, in the order of things; must not block.

@@ -142,6 +142,9 @@ impl Consensus for RaftCore {
     }
 
     fn campaign(&mut self) {
+        if self.installing.is_some() {
+            return;
+        }
         let _ = self.node.campaign();
     }
 

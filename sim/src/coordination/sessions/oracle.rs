@@ -161,7 +161,6 @@ impl Oracle {
         let (command, applied) = match *executed {
             Executed::Nothing => (None, None),
             Executed::Command(command, applied) => (Some(command), Some(applied)),
-            Executed::Configured(_, applied) => (None, Some(applied)),
         };
         if let Some(before) = facts.log.get(&zxid) {
             if before.command.as_ref() != command || before.applied.as_ref() != applied {
@@ -178,7 +177,6 @@ impl Oracle {
                     None
                 }
                 Executed::Command(command, _) => Some(facts.tree.apply(command, zxid)),
-                Executed::Configured(servers, _) => Some(Applied { outcome: Ok(Vec::new()), events: facts.tree.configure(servers, zxid) }),
             };
             if expected.as_ref() != applied {
                 wrong.push(("replay", format!("member {raft_id} made of entry {index}: {executed:?}, where {expected:?} comes of it")));
