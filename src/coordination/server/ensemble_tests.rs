@@ -544,6 +544,8 @@ fn the_config_znode_names_the_members_and_reconfig_changes_them() {
         assert_eq!(raw.answer().await.2, -8);
         raw.ask(6, opcode::CREATE, |to| create(to, "/goes-on", b"", 0)).await;
         assert_eq!(raw.answer().await.2, 0);
+        // The one that was removed serves nobody any more, wherever its clients may think they are.
+        ensemble.member(leader).serves(false).await;
         ensemble.stop().await;
     });
 }

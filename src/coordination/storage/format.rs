@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 /// |---|---|
 /// | 1 | |
 /// | 2 | identities, proposals by origin, the state of an ensemble in snapshots; ACLs, containers, times to live, sessions of clients: more variants at the ends of the enums, so that what version 1 wrote reads as it is |
-/// | 3 | the connection that a client's session is attached to, in requests and in snapshots: again more variants at the ends |
+/// | 3 | the connection that a client's session is attached to, in requests and in snapshots, and where members serve clients: again more variants at the ends |
 pub const FORMAT: u16 = 3;
 
 /// The kinds of frames in both files.
