@@ -67,7 +67,7 @@ impl Word {
     }
 }
 
-/// The words that are answered (`4lw.commands.whitelist`): `srvr` alone unless others are named; `*` names all.
+/// The words that are answered (`4lw.commands.whitelist`): those that are named, `*` for all, and `srvr` always, as ZooKeeper has it: its zkServer.sh asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whitelist(BTreeSet<Word>);
 
@@ -97,7 +97,7 @@ impl FromStr for Whitelist {
 impl Whitelist {
     /// Whether the word is answered.
     pub fn allows(&self, word: Word) -> bool {
-        self.0.contains(&word)
+        word == Word::Srvr || self.0.contains(&word)
     }
 }
 
@@ -121,7 +121,8 @@ mod tests {
         assert!(list.allows(Word::Ruok) && list.allows(Word::Srvr) && !list.allows(Word::Stat));
         assert_eq!(list.print().as_deref(), Some("mntr,ruok,srvr"));
         assert!(Word::ALL.iter().all(|word| "*".parse::<Whitelist>().unwrap().allows(*word)));
-        assert!(!"".parse::<Whitelist>().unwrap().allows(Word::Srvr));
+        let list: Whitelist = "stat".parse().unwrap();
+        assert!(list.allows(Word::Stat) && list.allows(Word::Srvr) && !list.allows(Word::Ruok), "srvr is answered always");
         assert!("ruok,rouk".parse::<Whitelist>().unwrap_err().contains("wchs"));
         assert_eq!(Word::from_bytes(b"ruok"), Some(Word::Ruok));
         assert_eq!(Word::from_bytes(&[0, 0, 0, 45]), None);
