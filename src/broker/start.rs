@@ -151,25 +151,6 @@ impl<R: Runtime> Broker<R> {
     }
 }
 
-fn replica_config(config: &BrokerConfig) -> ReplicaConfig {
-    let ms = |ms: i32| Duration::from_millis(ms.max(0).unsigned_abs().into());
-    ReplicaConfig {
-        producer_id_expiration_ms: config.producer_id_expiration_ms.into(),
-        lag_max: Duration::from_millis(config.replica_lag_time_max_ms.max(0).unsigned_abs()),
-        inter_broker_listener: config.inter_broker_listener().to_owned(),
-        fetch: FetcherConfig {
-            broker_id: config.broker_id,
-            fetchers_per_leader: config.num_replica_fetchers.max(1).unsigned_abs(),
-            max_bytes: config.replica_fetch_max_bytes,
-            min_bytes: config.replica_fetch_min_bytes,
-            response_max_bytes: config.replica_fetch_response_max_bytes,
-            wait_max_ms: config.replica_fetch_wait_max_ms,
-            backoff: ms(config.replica_fetch_backoff_ms),
-            socket_timeout: ms(config.replica_socket_timeout_ms),
-        },
-    }
-}
-
 fn coordinator_config(config: &BrokerConfig) -> CoordinatorConfig {
     CoordinatorConfig {
         group: GroupConfig {
@@ -236,5 +217,24 @@ fn log_manager_config(config: &BrokerConfig) -> LogManagerConfig {
         retention_check_interval_ms: ms(config.log_retention_check_interval_ms),
         producer_expiration_check_interval_ms: ms(config.producer_id_expiration_check_interval_ms.into()),
         ..LogManagerConfig::default()
+    }
+}
+
+fn replica_config(config: &BrokerConfig) -> ReplicaConfig {
+    let ms = |ms: i32| Duration::from_millis(ms.max(0).unsigned_abs().into());
+    ReplicaConfig {
+        producer_id_expiration_ms: config.producer_id_expiration_ms.into(),
+        lag_max: Duration::from_millis(config.replica_lag_time_max_ms.max(0).unsigned_abs()),
+        inter_broker_listener: config.inter_broker_listener().to_owned(),
+        fetch: FetcherConfig {
+            broker_id: config.broker_id,
+            fetchers_per_leader: config.num_replica_fetchers.max(1).unsigned_abs(),
+            max_bytes: config.replica_fetch_max_bytes,
+            min_bytes: config.replica_fetch_min_bytes,
+            response_max_bytes: config.replica_fetch_response_max_bytes,
+            wait_max_ms: config.replica_fetch_wait_max_ms,
+            backoff: ms(config.replica_fetch_backoff_ms),
+            socket_timeout: ms(config.replica_socket_timeout_ms),
+        },
     }
 }
