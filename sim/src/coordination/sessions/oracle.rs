@@ -327,12 +327,9 @@ impl Facts {
             return;
         }
         let least = |timeout: Duration| (timeout * 100 / FAST_PERCENT as u32).saturating_sub(ROUNDING);
-        match &command.request {
-            Request::OpenSession { session, timeout_ms, .. } => {
-                let timeout = Duration::from_millis(u64::try_from(*timeout_ms).unwrap_or(0));
-                self.sessions.insert(*session, SessionFacts { timeout, begun_at: now, ..SessionFacts::default() });
-            }
-            _ => {}
+        if let Request::OpenSession { session, timeout_ms, .. } = &command.request {
+            let timeout = Duration::from_millis(u64::try_from(*timeout_ms).unwrap_or(0));
+            self.sessions.insert(*session, SessionFacts { timeout, begun_at: now, ..SessionFacts::default() });
         }
         if let Some(session) = command.ends_session()
             && let Some(record) = self.sessions.get_mut(&session)
