@@ -74,6 +74,19 @@ impl World {
         Self::start(self.rt, self.dir).await
     }
 
+    /// The same, with a tree that was changed while nobody looked after it.
+    async fn restart_after<F, Fut>(self, change: F) -> Self
+    where
+        F: FnOnce(Coordination<TokioRuntime>) -> Fut,
+        Fut: Future<Output = ()>,
+    {
+        self.coordination.shutdown().await;
+        let alone = Coordination::open(self.rt.clone(), &self.dir).await.unwrap();
+        change(alone.clone()).await;
+        alone.shutdown().await;
+        Self::start(self.rt, self.dir).await
+    }
+
     async fn create(&self, name: &str, partition_count: i32) -> Arc<TopicImage> {
         let mut results = self.controller.create_topics(vec![NewTopic { partition_count, ..NewTopic::named(name) }], false).await;
         results.remove(0).unwrap().topic
@@ -238,12 +251,16 @@ fn what_a_crash_left_unfinished_is_finished_at_start() {
         let created = world.create("created", 3).await;
         world.create("deleted", 2).await;
         // As after the first of several multis: the assignment is there, states are not; the mark is there, the rest is too.
-        for path in ["/brokers/topics/created/partitions/1/state", "/brokers/topics/created/partitions/2/state", "/brokers/topics/created/partitions/2"] {
-            world.coordination.delete(path, ANY_VERSION).await.unwrap();
-        }
-        world.coordination.create("/admin/delete_topics/deleted", "", CreateMode::Persistent).await.unwrap();
-        world.coordination.delete("/brokers/topics/deleted/partitions/0/state", ANY_VERSION).await.unwrap();
-        let world = world.restart().await;
+        let world = world
+            .restart_after(|tree| async move {
+                for path in ["/brokers/topics/created/partitions/1/state", "/brokers/topics/created/partitions/2/state", "/brokers/topics/created/partitions/2"]
+                {
+                    tree.delete(path, ANY_VERSION).await.unwrap();
+                }
+                tree.create("/admin/delete_topics/deleted", "", CreateMode::Persistent).await.unwrap();
+                tree.delete("/brokers/topics/deleted/partitions/0/state", ANY_VERSION).await.unwrap();
+            })
+            .await;
         let image = world.controller.image();
         assert_eq!(image.topics.len(), 1);
         let topic = image.topic("created").unwrap();
