@@ -148,7 +148,7 @@ pub(super) fn code(number: i32) -> ErrorCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coordination::protocol::{self, Request, Write, decode_request, encode_multi_failure, encode_multi_results};
+    use crate::coordination::protocol::{self, Refused, Request, Write, decode_request, encode_multi_failure, encode_multi_results};
 
     #[test]
     fn the_chroot_is_before_every_path_and_taken_off_again() {
@@ -178,7 +178,10 @@ mod tests {
             let mut body = Writer::default();
             let opcode = encode(&mut body, "", operation, opcode::CREATE2).unwrap();
             let read = decode_request(opcode, &mut Reader::new(&body.finish()));
-            assert_eq!(read, Ok(Request::Write(Write { opcode, operation: operation.clone() })));
+            match operation {
+                Operation::Check { .. } => assert_eq!(read, Err(Refused::Code(ErrorCode::Unimplemented)), "it is part of a multi or nothing"),
+                _ => assert_eq!(read, Ok(Request::Write(Write { opcode, operation: operation.clone() }))),
+            }
         }
         let mut body = Writer::default();
         encode_multi(&mut body, "/k", &operations).unwrap();
