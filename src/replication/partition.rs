@@ -329,6 +329,25 @@ impl<R: Runtime> Partition<R> {
         }
     }
 
+    /// Checks the leader epoch that a consumer's fetch carries, and that this replica may answer it: as leader, or as follower of a consumer in its rack (KIP-392).
+    ///
+    /// # Errors
+    /// If it is not this partition's current epoch, or this replica has no role.
+    pub fn check_reader_epoch(&self, requested: i32) -> Result<(), PartitionError> {
+        match self.check_leader_epoch(requested) {
+            Err(PartitionError::NotLeader) if self.follows().is_some() => Ok(()),
+            checked => checked,
+        }
+    }
+
+    /// The in-sync followers that have what is before `offset` and the record at it, if there is one: whom a consumer may read from instead.
+    pub fn followers_at(&self, offset: i64) -> Vec<i32> {
+        match &*self.role() {
+            Role::Leader(leader) => leader.in_sync_followers_at(offset),
+            _ => Vec::new(),
+        }
+    }
+
     /// Appends as leader. The records are committed once [`Partition::high_watermark`] has passed them.
     ///
     /// # Errors
