@@ -57,9 +57,11 @@ class Sender(threading.Thread):
         self.waiting -= 1
         head = f"{now()} {partition} {self.number} {at} {self.kind}"
         if error is None:
-            say(f"A {head} {message.offset()}")
+            # Without an offset: the broker knew the batch, and no longer where it is.
+            offset = -1 if message.offset() is None else message.offset()
+            say(f"A {head} {offset}")
             with lock:
-                self.reached[partition] = max(self.reached.get(partition, -1), message.offset())
+                self.reached[partition] = max(self.reached.get(partition, -1), offset)
             return
         if self.kind == "i" and error.code() in IMPOSSIBLE:
             say(f"B {now()} python producer {self.number} record {at}: {error.name()}")

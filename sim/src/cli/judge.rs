@@ -6,7 +6,7 @@
 //! | line | what |
 //! |---|---|
 //! | `T topic` | the topic that all partitions below belong to |
-//! | `A time partition producer number kind offset` | a record was acknowledged at an offset; `kind` is `i` for an idempotent producer, `p` for a plain one that retries by itself |
+//! | `A time partition producer number kind offset` | a record was acknowledged at an offset, −1 if that was not told; `kind` is `i` for an idempotent producer, `p` for a plain one that retries by itself |
 //! | `U time partition producer number kind reason` | a record was sent, and what became of it is not known |
 //! | `R time partition offset producer number` | a consumer read a record; `?` in place of its two numbers: bytes that are no whole record |
 //! | `B time client what` | a client was told what no broker may tell it |
@@ -133,6 +133,11 @@ fn judge(text: &str) -> Result<Judged, String> {
         if !logs.contains_key(&place) {
             return Err(format!("{place:?} was written, and its last read is missing"));
         }
+        if let Outcome::Acked { base_offset: ..0 } = sent.outcome
+            && !logs[&place].records.iter().any(|(_, value)| *value == Some(id))
+        {
+            history.broken("lost-write", format!("{id:?} was acknowledged in {place:?} and is not there"));
+        }
         let ticket = history.send(place, vec![id], sent.is_idempotent, 0);
         if !sent.is_idempotent {
             (0..RESENT_MANY).for_each(|_| history.resend(ticket));
@@ -160,6 +165,8 @@ mod tests {
         assert_eq!((judged.acked, judged.unknown, judged.kept, judged.read), ([0, 2], 1, 3, 1));
         assert_eq!(checks(&good.replace("F 0 1 1 1\n", "").replace("F 0 2 2 0", "F 0 1 2 0").replace("L 0 0 3", "L 0 0 2")), ["lost-write"]);
         assert_eq!(checks(&good.replace("F 0 2 2 0", "F 0 2 1 0")), ["duplicate"]);
+        assert_eq!(checks(&good.replace("A 6 0 1 1 i 1", "A 6 0 1 1 i -1")), Vec::<&str>::new());
+        assert_eq!(checks(&good.replace("A 6 0 1 1 i 1", "A 6 0 1 1 i -1\nA 6 0 1 2 i -1")), ["lost-write"]);
         assert_eq!(checks(&good.replace("R 7 0 0 1 0", "R 7 0 0 1 1")), ["inconsistent-offset"]);
         assert_eq!(checks(&good.replace("F 0 2 2 0", "F 0 2 ?")), ["phantom"]);
         assert_eq!(checks(&good.replace("R 7 0 0 1 0", "B 7 java out of order")), ["sequence"]);
