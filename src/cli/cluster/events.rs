@@ -202,7 +202,7 @@ mod tests {
         let mut events = Events::default();
         events.observe(view(2, all, &[(1, all); 5]));
         assert_eq!(
-            events.observe(view(-1, &[2, 3], &[(0, &[1]); 5])),
+            events.observe(view(-1, &[2, 3], &[(0, &[1][..]); 5])),
             [
                 "broker 1 is no longer part of the cluster",
                 "there is no controller",
@@ -211,7 +211,7 @@ mod tests {
                 "broker 3 is out of sync: t-0, t-1, t-2 and 2 more"
             ]
         );
-        let lines = events.observe(view(2, all, &[(1, &[1]); 5]));
+        let lines = events.observe(view(2, all, &[(1, &[1][..]); 5]));
         assert_eq!(lines, ["broker 1 is part of the cluster", "broker 2 is the controller", "with a leader again: t-0, t-1, t-2 and 2 more"]);
         assert_eq!(events.observe(view(2, all, &[]))[..], ["topic t is deleted"]);
     }
