@@ -216,10 +216,11 @@ impl<R: Runtime> Server<R> {
         Self { inner }
     }
 
-    /// A server without sockets, for [`Server::pipe`] alone. It counts nothing that others see, and holds sessions to the same bounds as one with sockets does.
+    /// A server without sockets, for [`Server::pipe`] alone. It counts nothing that others see.
     pub fn in_process(coordination: Coordination<R>, config: ServerConfig) -> Self {
         keep_time(&coordination, &config);
-        let config = ServerConfig { max_frame_bytes: 2 * super::REQUEST_MAX_BYTES, ..config };
+        // The time-out of its session is this process's own affair: the bounds are for clients from outside.
+        let config = ServerConfig { max_frame_bytes: 2 * super::REQUEST_MAX_BYTES, min_session_timeout_ms: 1, max_session_timeout_ms: i32::MAX, ..config };
         Self {
             inner: Arc::new(Inner {
                 since_ms: housekeeping::clock_ms(coordination.rt.now()),
