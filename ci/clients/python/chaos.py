@@ -46,7 +46,7 @@ class Sender(threading.Thread):
         self.topic, self.partitions, self.number, self.kind = topic, partitions, number, "i" if idempotent else "p"
         self.reached, self.ending, self.waiting = reached, False, 0
         self.producer = Producer({**COMMON, "acks": "all", "enable.idempotence": idempotent, "linger.ms": 0, "request.timeout.ms": 3000,
-                                  "message.timeout.ms": 120000, "error_cb": self.error, **({"debug": "eos,msg", "log_level": 7} if idempotent else {})})
+                                  "message.timeout.ms": 120000, "error_cb": self.error})
         self.start()
 
     def error(self, error):
