@@ -23,7 +23,7 @@ pub(crate) struct View {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Partition {
+pub(super) struct Partition {
     /// `None` if nobody leads it who is part of the cluster.
     leader: Option<i32>,
     in_sync: BTreeSet<i32>,
