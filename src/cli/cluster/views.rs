@@ -11,10 +11,11 @@ use crate::runtime::{HostPort, Instant, Runtime, Task};
 
 /// The pause between two questions to one broker.
 const PAUSE: Duration = Duration::from_millis(150);
-/// Of a broker's time, the share that is left alone: a large cluster's answers are large.
-const PAUSE_FACTOR: u32 = 20;
+/// After an answer that took long the pause is so many times as long, within bounds: a large cluster's answers are large.
+const PAUSE_FACTOR: u32 = 5;
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// A broker that has not answered for so long has no say.
-const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_secs(2);
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -55,7 +56,7 @@ pub(crate) fn ask<R: Runtime>(runtime: &R, broker: i32, address: HostPort, seen:
                 // A new client knows no other broker that would answer in place of this one.
                 Err(_) => client = self::client(&rt, &address),
             }
-            rt.sleep(PAUSE.max((rt.now() - began) * PAUSE_FACTOR)).await;
+            rt.sleep(((rt.now() - began) * PAUSE_FACTOR).clamp(PAUSE, PAUSE_MAX)).await;
         }
     });
     Asking { task }
