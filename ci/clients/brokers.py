@@ -16,6 +16,8 @@ from pathlib import Path
 
 PREFIX = "10.77.0."
 OUTSIDE = PREFIX + "254"
+# Where an ensemble is that is not inside the brokers: clients' packets and its own go different ways from here.
+ENSEMBLE = PREFIX + "253"
 PORT, PEER_PORT, CLIENT_PORT = 9092, 2888, 2181
 # Nobody has this address: what is sent to it is lost, and the sender is told nothing.
 NOBODY = "02:00:00:00:00:fe"
@@ -67,6 +69,7 @@ def bridge():
     """The network that the hosts are on; clients are on the bridge itself."""
     sh("ip", "link", "add", "hosts", "type", "bridge")
     sh("ip", "addr", "add", f"{OUTSIDE}/24", "dev", "hosts")
+    sh("ip", "addr", "add", f"{ENSEMBLE}/24", "dev", "hosts")
     sh("ip", "link", "set", "hosts", "up")
 
 
@@ -131,12 +134,12 @@ class Broker:
         for entry in self.data.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def cut(self, other):
-        """From now on nothing that this host sends to the other arrives. The other direction is left alone."""
-        self.ip("neigh", "replace", other.host, "lladdr", NOBODY, "dev", "eth0", "nud", "permanent")
+    def cut(self, address):
+        """From now on nothing that this host sends to the address arrives. The other direction is left alone."""
+        self.ip("neigh", "replace", address, "lladdr", NOBODY, "dev", "eth0", "nud", "permanent")
 
-    def heal(self, other):
-        self.ip("neigh", "del", other.host, "dev", "eth0")
+    def heal(self, address):
+        self.ip("neigh", "del", address, "dev", "eth0")
 
     def small_disk(self, size_bytes):
         """Its directory is a file system of this size."""

@@ -125,7 +125,8 @@ fn leaders(before: &View, now: &View, lines: &mut Vec<String>) {
 }
 
 fn in_sync(before: &View, now: &View, lines: &mut Vec<String>) {
-    let (mut shrank, mut grew): (BTreeMap<i32, Vec<&Place>>, BTreeMap<i32, Vec<&Place>>) = Default::default();
+    let mut shrank: BTreeMap<i32, Vec<&Place>> = BTreeMap::new();
+    let mut grew: BTreeMap<i32, Vec<&Place>> = BTreeMap::new();
     for (place, partition) in &now.partitions {
         let Some(was) = before.partitions.get(place) else {
             continue;

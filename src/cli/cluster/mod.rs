@@ -78,6 +78,9 @@ struct Broker {
     deaths: VecDeque<Instant>,
 }
 
+/// A broker's process has ended: whose, and how if that is known.
+type Ended = (i32, Option<ExitStatus>);
+
 struct Cluster {
     runtime: TokioRuntime,
     args: Args,
@@ -86,7 +89,7 @@ struct Cluster {
     views: Views,
     events: Events,
     controller: i32,
-    ended: (mpsc::Sender<(i32, Option<ExitStatus>)>, mpsc::Receiver<(i32, Option<ExitStatus>)>),
+    ended: (mpsc::Sender<Ended>, mpsc::Receiver<Ended>),
     seen: (mpsc::Sender<Seen>, mpsc::Receiver<Seen>),
     /// Those that are still to be asked to stop, in order; `None` while nobody has asked for an end.
     stopping: Option<VecDeque<i32>>,
