@@ -276,7 +276,7 @@ impl<R: Runtime> Changes<R> {
         let image = self.image();
         let all = || {
             let numbers = |topic: &Arc<TopicImage>| (0..topic.partition_count()).map(|number| (topic.name.clone(), number)).collect::<Vec<_>>();
-            image.topics.values().flat_map(|topic| numbers(topic)).collect::<Vec<PartitionName>>()
+            image.topics.values().flat_map(numbers).collect::<Vec<PartitionName>>()
         };
         let names = partitions.map_or_else(all, <[_]>::to_vec);
         let mut next = Vec::new();
