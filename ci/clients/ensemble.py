@@ -55,7 +55,7 @@ def word(port, said, host="127.0.0.1"):
 class Member:
     """One process and its directory."""
 
-    def __init__(self, command, directory, number, ports, host):
+    def __init__(self, command, directory, number, ports, host="127.0.0.1"):
         self.command, self.directory, self.number, self.host = command, directory, number, host
         self.port, self.peer_port, self.election_port = ports
         self.log, self.process = directory / "log", None
