@@ -23,6 +23,9 @@ pub const SECRET_FILE: &str = "/secret";
 /// The topic of the groups' offsets.
 pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
+/// The most replicas of a partition.
+pub const REPLICATION_MAX: i16 = 3;
+
 /// Everything that a seed draws beside its faults.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -83,7 +86,7 @@ impl Plan {
         let rack_count = *draws.pick(&[0, 2, 3]);
         let min_isr = draws.between(1, 2) as usize;
         let offsets_partition_count = *draws.pick(&[1, 2, 3]);
-        let offsets_replication_factor = *draws.pick(&[3, 3, 3, 2]);
+        let offsets_replication_factor = (*draws.pick(&[3, 3, 3, 2])).min(REPLICATION_MAX);
         let broker = draw_broker(draws, min_isr, offsets_partition_count, offsets_replication_factor);
         let coordinator = draw_coordinator(draws);
         let topics = (0..draws.between(1, 4)).map(|number| draw_topic(draws, number)).collect();
@@ -94,7 +97,7 @@ impl Plan {
         let admins = (0..draws.between(0, 2)).map(|_| admin::Habit {
             max_pause_ms: *draws.pick(&[500, 2_000]),
             max_partition_count: 3,
-            max_replication_factor: 3,
+            max_replication_factor: REPLICATION_MAX,
         });
         let roster = Roster { producers, readers, members, admins: admins.collect(), watch_pause_ms: 1_500 };
         Self {
@@ -223,7 +226,7 @@ fn draw_coordinator(draws: &mut Stream) -> BTreeMap<String, String> {
 
 fn draw_topic(draws: &mut Stream, number: u64) -> NewTopic {
     let mut configs = Settings::default();
-    let replication_factor = *draws.pick(&[1, 2, 3, 3, 3, 3]);
+    let replication_factor = (*draws.pick(&[1, 2, 3, 3, 3, 3])).min(REPLICATION_MAX);
     configs.set("internal.segment.bytes", draws.pick(&[16_384, 65_536, 1_048_576]));
     if draws.chance(500_000) {
         configs.set("min.insync.replicas", draws.between(1, 2).min(replication_factor as u64));
