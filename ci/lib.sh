@@ -37,6 +37,11 @@ run() {
 need() { run "$@" || finish; }
 
 finish() {
+  # Once more at the end, where a log that was cut still has it: what failed, by name.
+  for name in "${failures[@]}"; do
+    say "-- $name: FAILED, by its log:"
+    grep -E '^(test .* FAILED|error(\[|:)|(not ok|FAIL|FAILED)( |:)|seed .*(FAILED|failed))|panicked at' "$LOGS/$name.log" | sort -u | head -n 20
+  done
   say "== $((SECONDS - started)) s; steps that failed: ${failures[*]:-none}"
   # Alone on a line: this is what continuous integration reads.
   echo "$passed passed, $failed failed"

@@ -11,7 +11,7 @@ import sys
 import zipfile
 
 # APIs between a client and a broker that Ottla serves or will serve.
-KEYS = list(range(0, 4)) + list(range(8, 52)) + [55, 57, 60, 61, 64, 65, 66, 68, 69, 74, 75]
+KEYS = list(range(0, 4)) + list(range(8, 52)) + [55, 56, 57, 60, 61, 64, 65, 66, 68, 69, 74, 75]
 # Messages inside the bytes of other messages.
 DATA = ["ConsumerProtocolSubscription", "ConsumerProtocolAssignment"]
 

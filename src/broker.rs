@@ -11,6 +11,7 @@ pub mod dispatch;
 pub mod fetch_session;
 pub mod handlers;
 mod start;
+mod to_controller;
 mod topics;
 
 pub use start::StartError;
@@ -49,6 +50,7 @@ pub struct Broker<R: Runtime> {
     /// The replicas' pursuit of the metadata, and the task that does it.
     following: topics::Following,
     follower: Mutex<Option<R::Task<()>>>,
+    to_controller: to_controller::ToController<R>,
     /// True once the broker is to stop: connections and background tasks end.
     stop: watch::Sender<bool>,
 }
@@ -210,6 +212,11 @@ impl<R: Runtime> Broker<R> {
         const FINISH: Duration = Duration::from_millis(500);
         /// How long connections have to send what is answered.
         const DRAIN: Duration = Duration::from_secs(5);
+        /// How long leaderships may take to be handed over; with nobody to take them it is shorter.
+        const HAND_OVER: Duration = Duration::from_secs(5);
+        if self.config.controlled_shutdown_enable {
+            self.hand_over(HAND_OVER).await;
+        }
         self.stop.send_replace(true);
         // Long polls are answered with what there is; they look whether the broker stops after they have registered.
         self.replicas.partitions().iter().for_each(|partition| partition.wake_waiting());

@@ -36,9 +36,7 @@ pub enum Outcome<R: Runtime> {
 
 /// Handles one frame, without its length.
 pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: Bytes) -> Outcome<R> {
-    if broker.obeys_orders()
-        && let Some(outcome) = handlers::control::control(broker, &frame).await
-    {
+    if let Some(outcome) = handlers::control::control(broker, &frame).await {
         return outcome;
     }
     let (header, body) = match frame::parse_request(frame) {
@@ -112,6 +110,16 @@ pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: B
         ApiKey::DescribeConfigs => now!(DescribeConfigsRequest, |request| handlers::configs::describe_configs(broker, &context, request)),
         ApiKey::IncrementalAlterConfigs => {
             later!(IncrementalAlterConfigsRequest, |broker, _context, request| handlers::configs::incremental_alter_configs(broker, request).await)
+        }
+        ApiKey::AlterPartition => later!(AlterPartitionRequest, |broker, _context, request| handlers::partitions::alter_partition(broker, request).await),
+        ApiKey::ElectLeaders => later!(ElectLeadersRequest, |broker, context, request| handlers::partitions::elect_leaders(broker, context, request).await),
+        ApiKey::AlterPartitionReassignments => {
+            later!(AlterPartitionReassignmentsRequest, |broker, _context, request| {
+                handlers::partitions::alter_partition_reassignments(broker, request).await
+            })
+        }
+        ApiKey::ListPartitionReassignments => {
+            now!(ListPartitionReassignmentsRequest, |request| handlers::partitions::list_partition_reassignments(broker, request))
         }
         ApiKey::AlterConfigs => later!(AlterConfigsRequest, |broker, _context, request| handlers::configs::alter_configs(broker, request).await),
         ApiKey::InitProducerId => later!(InitProducerIdRequest, |broker, _context, request| handlers::producers::init_producer_id(broker, request).await),

@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod groups;
 pub mod metadata;
 pub mod offsets;
+pub mod partitions;
 pub mod produce;
 pub mod producers;
 pub mod topics;
@@ -54,7 +55,8 @@ pub fn led_partition<R: Runtime>(broker: &Broker<R>, topic: &str, partition: i32
     }
     let image = broker.controller().image();
     match usize::try_from(partition).ok().and_then(|number| image.topics.get(topic)?.partitions.get(number)) {
-        Some(assigned) if assigned.leader == broker.id() => Err(Error::KafkaStorageError),
+        Some(assigned) if assigned.leader == broker.id() && broker.replicas().is_offline(topic, partition) => Err(Error::KafkaStorageError),
+        // Another one leads, or this one is about to: the metadata was faster than the log.
         Some(_) => Err(Error::NotLeaderOrFollower),
         None => Err(Error::UnknownTopicOrPartition),
     }

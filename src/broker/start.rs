@@ -12,6 +12,7 @@ use super::buffers::ChunkPool;
 use super::config_rules::Rules;
 use super::coordination::{self, BrokerCoordination};
 use super::fetch_session::FetchSessions;
+use super::to_controller::ToController;
 use super::topics::{Following, KnownTopics};
 use super::{Broker, Connections};
 use crate::config::broker::BrokerConfig;
@@ -84,6 +85,7 @@ impl<R: Runtime> Broker<R> {
                 .map(|listener| Endpoint { address: listener.host_port(), security_protocol: "PLAINTEXT".to_owned(), listener: listener.name })
                 .collect(),
             rack: config.broker_rack.clone(),
+            directory_id: None,
         };
 
         // Before anything is written to them.
@@ -108,14 +110,16 @@ impl<R: Runtime> Broker<R> {
             runtime.clone(),
             session,
             ControllerConfig {
-                broker: info,
+                broker: BrokerInfo { directory_id: logs.directory_ids().first().copied(), ..info },
                 expected_cluster_id: logs.cluster_id().map(str::to_owned),
                 default_partition_count: config.num_partitions,
                 default_replication_factor: i16::try_from(config.default_replication_factor).unwrap_or(i16::MAX),
-                directory_id: logs.directory_ids().first().copied(),
                 session: coordination::options(&config),
                 connection_timeout: std::time::Duration::from_millis(config.zookeeper_connection_timeout_ms()),
                 delete_topic_enable: config.delete_topic_enable,
+                rebalance_interval: config
+                    .auto_leader_rebalance_enable
+                    .then(|| Duration::from_secs(config.leader_imbalance_check_interval_seconds.max(1).unsigned_abs())),
                 rules: Arc::new(Rules { config: config.clone() }),
             },
         )
@@ -133,6 +137,7 @@ impl<R: Runtime> Broker<R> {
             stop: watch::Sender::new(false),
             following: Following::default(),
             follower: Mutex::new(None),
+            to_controller: ToController::default(),
             runtime,
             controller,
             coordination: coordination.serve(),
@@ -141,6 +146,9 @@ impl<R: Runtime> Broker<R> {
             config,
         });
         broker.start_following().await;
+        if let Some(proposals) = broker.replicas.take_proposals() {
+            broker.runtime.spawn("isr-proposals", Arc::clone(&broker).carry_proposals(proposals));
+        }
         for (config, sockets) in listeners {
             for socket in sockets {
                 let accepting = Arc::clone(&broker).accept(socket, Arc::from(config.name.as_str()));

@@ -151,7 +151,7 @@ impl<R: Runtime> Broker<R> {
             ],
             ..NewTopic::named(CONSUMER_OFFSETS_TOPIC)
         };
-        let mut created = self.controller.create_topics(vec![topic], false).await;
+        let mut created = self.create_through_controller(&[topic]).await;
         match created.pop() {
             Some(Err(error)) if error.code != Error::TopicAlreadyExists => return Err(error),
             _ => {}
@@ -177,7 +177,8 @@ impl<R: Runtime> Broker<R> {
         if topics.is_empty() {
             return refused;
         }
-        for (name, created) in topics.keys().zip(self.controller.create_topics(topics.values().cloned().collect(), false).await) {
+        let wanted: Vec<NewTopic> = topics.values().cloned().collect();
+        for (name, created) in topics.keys().zip(self.create_through_controller(&wanted).await) {
             match created {
                 Ok(_) => tracing::info!(topic = name, "created because a client asked for it"),
                 Err(error) if error.code == Error::TopicAlreadyExists => {}

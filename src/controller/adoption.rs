@@ -107,7 +107,7 @@ pub async fn register<R: Runtime>(
         for (leader_epoch, number) in topic.leader_epochs.iter().zip(0..) {
             // The start raises it: this broker leads in a later epoch than any that Kafka knew.
             let leader_epoch = (*leader_epoch).max(0);
-            let state = PartitionState { version: 1, leader: broker_id, leader_epoch, controller_epoch: 0, isr: replicas.to_vec() };
+            let state = PartitionState { version: 1, leader: broker_id, leader_epoch, controller_epoch: 0, isr: replicas.to_vec(), leader_broker_epoch: None };
             operations.push(Operation::create(znodes::partition_path(&name, number), ""));
             operations.push(Operation::create(znodes::state_path(&name, number), state.encode()));
         }

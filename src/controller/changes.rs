@@ -1,7 +1,7 @@
 //! The changes that are asked of the controller, carried out one after the other.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kafka_protocol::error::ResponseError;
@@ -9,7 +9,9 @@ use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 use super::configs::{Alteration, ConfigEntries, ConfigPlan, ConfigResource, broker_of, plan_incremental, plan_replacement};
+use super::elections::{self, Cluster, IsrChange};
 use super::image::{MetadataImage, PartitionImage, TopicImage, is_internal};
+use super::partitions::{Elected, Election, PartitionName, Reigning};
 use super::registration::Reign;
 use super::topics::{self, ApiError, Context, NewPartitions, NewTopic, TopicPlan, TopicSelector};
 use super::znodes::{self, ConfigEntity, PartitionState};
@@ -34,6 +36,10 @@ pub(super) enum Change {
     Grow { growths: Vec<NewPartitions>, validate_only: bool, answer: Answers<()> },
     AlterIncrementally { resources: Vec<(ConfigResource, Vec<Alteration>)>, validate_only: bool, answer: Answers<()> },
     Replace { resources: Vec<(ConfigResource, ConfigEntries)>, validate_only: bool, answer: Answers<()> },
+    AlterPartitions { from: i32, broker_epoch: i64, changes: Vec<(Uuid, i32, IsrChange)>, answer: Answers<PartitionImage> },
+    Leave { broker: i32, broker_epoch: Option<i64>, answer: Answers<Vec<PartitionName>> },
+    Elect { election: Election, partitions: Option<Vec<PartitionName>>, answer: Answers<Elected> },
+    Reassign { targets: Vec<(PartitionName, Option<Vec<i32>>)>, answer: Answers<()> },
     Shutdown { done: oneshot::Sender<()> },
 }
 
@@ -44,6 +50,10 @@ impl Change {
             Self::Create { answer, .. } => answer.is_closed(),
             Self::Delete { answer, .. } => answer.is_closed(),
             Self::Grow { answer, .. } | Self::AlterIncrementally { answer, .. } | Self::Replace { answer, .. } => answer.is_closed(),
+            Self::AlterPartitions { answer, .. } => answer.is_closed(),
+            Self::Leave { answer, .. } => answer.is_closed(),
+            Self::Elect { answer, .. } => answer.is_closed(),
+            Self::Reassign { answer, .. } => answer.is_closed(),
             Self::Shutdown { .. } => false,
         }
     }
@@ -86,15 +96,12 @@ pub(super) async fn fenced<R: Runtime>(
     Ok(results)
 }
 
-/// The znodes of a partition that is new: led by its first replica, which alone is in sync: nothing is replicated yet, and what is acknowledged must not say
-/// otherwise.
-pub(super) fn new_partition(topic: &str, partition: i32, replicas: &[i32], controller_epoch: i32) -> (Vec<Operation>, PartitionImage) {
-    let leader = replicas.first().copied().unwrap_or(-1);
-    let isr: Vec<i32> = replicas.first().copied().into_iter().collect();
-    let state = PartitionState { version: 1, leader, leader_epoch: 0, controller_epoch, isr: isr.clone() };
+/// The znodes of a partition that is new.
+pub(super) fn new_partition(topic: &str, partition: i32, replicas: &[i32], controller_epoch: i32, cluster: &Cluster<'_>) -> (Vec<Operation>, PartitionImage) {
+    let image = elections::created(replicas, cluster);
+    let state = PartitionState::of(&image, controller_epoch);
     let operations =
         vec![Operation::create(znodes::partition_path(topic, partition), ""), Operation::create(znodes::state_path(topic, partition), state.encode())];
-    let image = PartitionImage { leader, leader_epoch: 0, replicas: replicas.to_vec(), isr, partition_epoch: 0 };
     (operations, image)
 }
 
@@ -150,6 +157,8 @@ pub(super) struct Changes<R: Runtime> {
     pub(super) images: watch::Sender<Arc<MetadataImage>>,
     /// Whether a write failed in a way that casts doubt on the image.
     pub(super) is_doubtful: AtomicBool,
+    /// What only the controller knows.
+    pub(super) reigning: Mutex<Reigning>,
 }
 
 impl<R: Runtime> Changes<R> {
@@ -192,6 +201,22 @@ impl<R: Runtime> Changes<R> {
                 drop(image);
                 drop(answer.send(self.configure(plans, validate_only).await));
             }
+            Change::AlterPartitions { from, broker_epoch, changes, answer } => drop(answer.send(match self.refusal() {
+                None => self.alter_partitions(from, broker_epoch, &changes).await,
+                Some(refusal) => changes.iter().map(|_| Err(refusal.clone())).collect(),
+            })),
+            Change::Leave { broker, broker_epoch, answer } => drop(answer.send(vec![match self.refusal() {
+                None => self.leave(broker, broker_epoch).await,
+                Some(refusal) => Err(refusal),
+            }])),
+            Change::Elect { election, partitions, answer } => drop(answer.send(vec![match self.refusal() {
+                None => self.elect(election, partitions.as_deref()).await,
+                Some(refusal) => Err(refusal),
+            }])),
+            Change::Reassign { targets, answer } => drop(answer.send(match self.refusal() {
+                None => self.reassign(&targets).await,
+                Some(refusal) => targets.iter().map(|_| Err(refusal.clone())).collect(),
+            })),
             Change::Shutdown { done } => drop(done),
         }
     }
@@ -202,7 +227,7 @@ impl<R: Runtime> Changes<R> {
         self.reign.is_none().then(|| ApiError::new(ResponseError::NotController, message))
     }
 
-    fn controller_epoch(&self) -> i32 {
+    pub(super) fn controller_epoch(&self) -> i32 {
         self.reign.map_or(-1, |reign| reign.epoch)
     }
 
@@ -215,13 +240,13 @@ impl<R: Runtime> Changes<R> {
         self.images.send_modify(|image| change(Arc::make_mut(image)));
     }
 
-    async fn write(&self, operations: impl IntoIterator<Item = Operation>) -> Result<Vec<OperationResult>, Failure> {
+    pub(super) async fn write(&self, operations: impl IntoIterator<Item = Operation>) -> Result<Vec<OperationResult>, Failure> {
         let Some(Reign { epoch_version, .. }) = self.reign else { return Err(Failure::new(ErrorCode::BadVersion, znodes::CONTROLLER_EPOCH)) };
         fenced(&self.session, epoch_version, operations).await.inspect_err(|failure| self.doubt(failure))
     }
 
     /// Whether a failure shows that the tree is not what the image says: then it is read anew.
-    fn doubt(&self, failure: &Failure) {
+    pub(super) fn doubt(&self, failure: &Failure) {
         let codes =
             [ErrorCode::ConnectionLoss, ErrorCode::SessionExpired, ErrorCode::BadVersion, ErrorCode::NodeExists, ErrorCode::NoNode, ErrorCode::NotEmpty];
         if codes.contains(&failure.code) {
@@ -267,7 +292,6 @@ impl<R: Runtime> Changes<R> {
         let mut results = Vec::with_capacity(plans.len());
         for (owner, plan) in plans.into_iter().enumerate() {
             let created = match plan {
-                Ok(plan) if is_replicated(&plan.replicas) => Err(not_replicated()),
                 Ok(plan) if validate_only => Ok(CreatedTopic { topic: Arc::new(self.image_of(&plan, Uuid::nil(), &mut Vec::new(), owner)) }),
                 Ok(plan) => self.creation_units(plan, owner, &mut units).await,
                 Err(error) => Err(error),
@@ -309,12 +333,13 @@ impl<R: Runtime> Changes<R> {
     }
 
     fn image_of(&self, plan: &TopicPlan, id: Uuid, units: &mut Vec<Unit>, owner: usize) -> TopicImage {
+        let brokers = self.image().brokers.clone();
         let partitions = plan
             .replicas
             .iter()
             .zip(0..)
             .map(|(replicas, partition)| {
-                let (operations, image) = new_partition(&plan.name, partition, replicas, self.controller_epoch());
+                let (operations, image) = self.with_cluster(&brokers, |cluster| new_partition(&plan.name, partition, replicas, self.controller_epoch(), cluster));
                 units.push(Unit { owner, operations });
                 image
             })
@@ -379,7 +404,7 @@ impl<R: Runtime> Changes<R> {
                 results.push(Err(ApiError::new(ResponseError::InvalidRequest, "Duplicate topic name.")));
                 continue;
             }
-            let plan = topics::plan_growth(&image, growth).and_then(|plan| if is_replicated(&plan.1) { Err(not_replicated()) } else { Ok(plan) });
+            let plan = topics::plan_growth(&image, growth);
             results.push(plan.as_ref().map(|_| ()).map_err(Clone::clone));
             let Ok((topic, added)) = plan else { continue };
             let mut topic = TopicImage::clone(&topic);
@@ -396,7 +421,7 @@ impl<R: Runtime> Changes<R> {
             };
             units.push(Unit { owner, operations: vec![operation] });
             for replicas in &added {
-                let (operations, image) = new_partition(&topic.name, topic.partition_count(), replicas, self.controller_epoch());
+                let (operations, image) = self.with_cluster(&image.brokers, |cluster| new_partition(&topic.name, topic.partition_count(), replicas, self.controller_epoch(), cluster));
                 units.push(Unit { owner, operations });
                 topic.partitions.push(image);
             }
@@ -481,16 +506,6 @@ impl<R: Runtime> Changes<R> {
         let (path, data) = (format!("{}/config_change_", znodes::CONFIG_CHANGES), Some(entity.encode_change()));
         Ok(vec![settings, Operation::Create { path, data, mode: CreateMode::PersistentSequential }])
     }
-}
-
-fn is_replicated(replicas: &[Vec<i32>]) -> bool {
-    replicas.iter().any(|replicas| replicas.len() > 1)
-}
-
-/// Followers do not fetch yet: more than one replica would be a promise that is not kept.
-fn not_replicated() -> ApiError {
-    let message = "This release keeps one replica of each partition, whatever the number of brokers. Use a replication factor of 1.";
-    ApiError::new(ResponseError::InvalidReplicationFactor, message)
 }
 
 /// A new topic's id.

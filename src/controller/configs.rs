@@ -9,6 +9,12 @@ use kafka_protocol::error::ResponseError;
 use super::image::{MetadataImage, is_internal};
 use super::topics::{ApiError, unknown_topic};
 
+/// Whether a replica that is not in sync may be elected where no other is there, by the topic's settings and the broker's.
+pub(super) fn may_elect_uncleanly(rules: &dyn ConfigRules, settings: &BTreeMap<String, String>) -> bool {
+    const KEY: &str = "unclean.leader.election.enable";
+    settings.get(KEY).cloned().or_else(|| rules.topic_default(KEY)).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
 /// What settings may be. Kafka's words in the errors: `Unknown topic config name: x`, `Invalid value x for configuration y: …`.
 pub trait ConfigRules: Send + Sync + 'static {
     /// Checks one setting of a topic.
@@ -283,7 +289,7 @@ pub(super) mod tests {
 
     fn image() -> MetadataImage {
         let mut image = MetadataImage::default();
-        image.brokers.insert(0, BrokerInfo { id: 0, epoch: 1, endpoints: vec![], rack: None });
+        image.brokers.insert(0, BrokerInfo { id: 0, epoch: 1, endpoints: vec![], rack: None, directory_id: None });
         for (at, name) in ["t", "__consumer_offsets"].into_iter().enumerate() {
             let config = BTreeMap::from([("retention.ms".to_owned(), "5".to_owned())]);
             let id = Uuid::from_u128(at as u128 + 5);

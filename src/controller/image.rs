@@ -41,6 +41,8 @@ pub struct BrokerInfo {
     pub endpoints: Vec<Endpoint>,
     /// `broker.rack`.
     pub rack: Option<String>,
+    /// The id of its first log directory; `None` for brokers that do not tell (Kafka's).
+    pub directory_id: Option<Uuid>,
 }
 
 /// A partition's leadership, as stored in its `state` znode.
@@ -50,12 +52,41 @@ pub struct PartitionImage {
     pub leader: i32,
     /// Raised with every change of the leader and with every restart of it.
     pub leader_epoch: i32,
+    /// The broker epoch of the leader's life that got this leader epoch; −1 where nobody wrote it down (Kafka's controllers do not).
+    pub leader_broker_epoch: i64,
     /// The assigned brokers, the preferred leader first.
     pub replicas: Vec<i32>,
     /// The in-sync replicas.
     pub isr: Vec<i32>,
     /// The version of the `state` znode: what ISR changes are compared with.
     pub partition_epoch: i32,
+    /// Those of [`PartitionImage::replicas`] that a reassignment adds (KIP-455).
+    pub adding: Vec<i32>,
+    /// Those that it removes once all that it adds are in sync.
+    pub removing: Vec<i32>,
+}
+
+impl Default for PartitionImage {
+    /// One of which nothing is known: nobody leads it.
+    fn default() -> Self {
+        Self {
+            leader: -1,
+            leader_epoch: 0,
+            leader_broker_epoch: -1,
+            replicas: Vec::new(),
+            isr: Vec::new(),
+            partition_epoch: 0,
+            adding: Vec::new(),
+            removing: Vec::new(),
+        }
+    }
+}
+
+impl PartitionImage {
+    /// Whether it is on its way to other replicas.
+    pub fn is_reassigning(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
 }
 
 /// A topic.

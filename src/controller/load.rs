@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
+use uuid::Uuid;
 
 use super::StartError;
 use super::changes::{Unit, fenced, new_partition, pack, random_id};
-use super::follow::reviewed;
+use super::configs::{ConfigRules, may_elect_uncleanly};
+use super::elections::{self, Cluster};
 use super::image::{BrokerInfo, PartitionImage, TopicImage, is_internal};
 use super::registration::{Reign, find, read_all};
 use super::znodes::{self, PartitionState, ZnodeError};
@@ -47,7 +49,9 @@ pub(super) struct Load<'a, R: Runtime> {
     pub(super) watcher: &'a Watcher,
     /// Whether this broker is the controller.
     pub(super) reign: Option<Reign>,
-    pub(super) brokers: &'a BTreeMap<i32, BrokerInfo>,
+    pub(super) cluster: Cluster<'a>,
+    /// What settings mean.
+    pub(super) rules: &'a dyn ConfigRules,
 }
 
 /// What a znode holds, or nothing; `watcher` is told when that changes.
@@ -81,6 +85,17 @@ pub(super) async fn read_brokers<R: Runtime>(session: &Session<R>, watcher: &Wat
     Ok(brokers)
 }
 
+/// Which log directory each broker had when it was last looked at.
+pub(super) async fn read_directories<R: Runtime>(session: &Session<R>) -> Result<BTreeMap<i32, Uuid>, Failure> {
+    let (names, _) = session.children(znodes::DIRECTORIES).await?;
+    let mut directories = BTreeMap::new();
+    for (path, view) in read_all(session, names.iter().map(|name| format!("{}/{name}", znodes::DIRECTORIES))).await? {
+        let id = path.rsplit('/').next().and_then(|name| name.parse().ok());
+        directories.extend(id.zip(znodes::decode_directory(&view.data)));
+    }
+    Ok(directories)
+}
+
 /// The dynamic settings of brokers.
 pub(super) async fn read_broker_configs<R: Runtime>(session: &Session<R>) -> Result<BTreeMap<Option<i32>, BTreeMap<String, String>>, StartError> {
     let (names, _) = session.children(znodes::BROKER_CONFIGS).await?;
@@ -109,17 +124,26 @@ impl<R: Runtime> Load<'_, R> {
 
     /// Reads a topic and watches it. With `may_be_known`, its partitions are not read if its znode says what is known.
     pub(super) async fn topic(&self, name: &Arc<str>, known: Option<&TopicImage>, may_be_known: bool) -> Result<Found, StartError> {
+        loop {
+            if let Some(found) = self.topic_once(name, known, may_be_known).await? {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// `None` if its assignment changed while its partitions were read: replicas of one moment and states of another would be a partition that never was.
+    async fn topic_once(&self, name: &Arc<str>, known: Option<&TopicImage>, may_be_known: bool) -> Result<Option<Found>, StartError> {
         let path = znodes::topic_path(name);
-        let Some(view) = find_and_watch(self.session, &path, self.watcher).await? else { return Ok(Found::Gone) };
+        let Some(view) = find_and_watch(self.session, &path, self.watcher).await? else { return Ok(Some(Found::Gone)) };
         let (id, replicas) = znodes::decode_topic(&path, &view.data)?;
         if may_be_known && known.is_some_and(|known| super::follow::is_as_known(known, id, &replicas)) {
-            return Ok(Found::AsKnown);
+            return Ok(Some(Found::AsKnown));
         }
         let mut units = Vec::new();
         let mut write = |operation| units.push(Unit { owner: 0, operations: vec![operation] });
         let id = match (id, known) {
             (Some(id), _) => id,
-            (None, _) if self.reign.is_none() => return Ok(Found::NotYet),
+            (None, _) if self.reign.is_none() => return Ok(Some(Found::NotYet)),
             (None, known) => {
                 // Made by a broker before KIP-516, or by 2013's tools; or such a tool has changed it, and dropped its id.
                 let id = known.map_or_else(|| random_id(self.rt), |known| known.id);
@@ -133,7 +157,21 @@ impl<R: Runtime> Load<'_, R> {
                 write(Operation::create(partitions_path, ""));
             }
         }
-        let states = try_join_all((0..).zip(&replicas).map(|(index, replicas)| self.partition(name, index, replicas))).await?;
+        let config_path = znodes::topic_config_path(name);
+        let config = match find(self.session, &config_path).await? {
+            Some(view) => znodes::decode_config(&config_path, &view.data)?,
+            None => BTreeMap::new(),
+        };
+        let reassignments = znodes::decode_reassignments(&view.data);
+        let may_be_unclean = may_elect_uncleanly(self.rules, &config);
+        let assigned = (0..).zip(replicas).map(|(index, replicas)| {
+            let (adding, removing) = reassignments.get(&index).cloned().unwrap_or_default();
+            (index, PartitionImage { replicas, adding, removing, ..PartitionImage::default() })
+        });
+        let states = try_join_all(assigned.map(|(index, assigned)| self.partition(name, index, assigned, may_be_unclean))).await?;
+        if self.session.exists(&znodes::topic_path(name)).await?.is_none_or(|stat| stat.mzxid != view.stat.mzxid) {
+            return Ok(None);
+        }
         let mut partitions = Vec::with_capacity(states.len());
         for (partition, operations) in states {
             partitions.push(partition);
@@ -141,16 +179,17 @@ impl<R: Runtime> Load<'_, R> {
                 units.push(Unit { owner: 0, operations });
             }
         }
-        let config_path = znodes::topic_config_path(name);
-        let config = match find(self.session, &config_path).await? {
-            Some(view) => znodes::decode_config(&config_path, &view.data)?,
-            None => BTreeMap::new(),
-        };
         let image = TopicImage { name: name.clone(), id, partitions, config, internal: is_internal(name) };
-        Ok(Found::Topic(Box::new(ReadTopic { image, units })))
+        Ok(Some(Found::Topic(Box::new(ReadTopic { image, units }))))
     }
 
-    async fn partition(&self, topic: &str, index: i32, replicas: &[i32]) -> Result<(PartitionImage, Vec<Operation>), StartError> {
+    async fn partition(
+        &self,
+        topic: &str,
+        index: i32,
+        assigned: PartitionImage,
+        may_be_unclean: bool,
+    ) -> Result<(PartitionImage, Vec<Operation>), StartError> {
         let path = znodes::state_path(topic, index);
         // The controller alone writes states: it need not be told of them.
         let view = match self.reign {
@@ -158,28 +197,22 @@ impl<R: Runtime> Load<'_, R> {
             None => find_and_watch(self.session, &path, self.watcher).await?,
         };
         let (Some(view), reign) = (view, self.reign) else {
-            let Some(reign) = self.reign else {
-                return Ok((PartitionImage { leader: -1, leader_epoch: 0, replicas: replicas.to_vec(), isr: Vec::new(), partition_epoch: 0 }, Vec::new()));
-            };
-            let (mut operations, image) = new_partition(topic, index, replicas, reign.epoch);
+            let Some(reign) = self.reign else { return Ok((assigned, Vec::new())) };
+            let (mut operations, image) = new_partition(topic, index, &assigned.replicas, reign.epoch, &self.cluster);
             if self.session.exists(&znodes::partition_path(topic, index)).await?.is_some() {
                 operations.remove(0);
             }
             return Ok((image, operations));
         };
-        let state = PartitionState::decode(&path, &view.data)?;
-        let image = |state: &PartitionState| PartitionImage {
-            leader: state.leader,
-            leader_epoch: state.leader_epoch,
-            replicas: replicas.to_vec(),
-            isr: state.isr.clone(),
-            partition_epoch: view.stat.version,
-        };
-        // A registration that is newer than the state is of a life that the state does not know.
-        let is_restarted = |leader: &BrokerInfo| leader.epoch > view.stat.mzxid;
-        Ok(match reign.and_then(|reign| reviewed(&state, replicas, reign.epoch, self.brokers, is_restarted)) {
-            Some(next) => (image(&next), vec![Operation::set(path, next.encode_over(&view.data), view.stat.version)]),
-            None => (image(&state), Vec::new()),
+        let PartitionImage { replicas, adding, removing, .. } = assigned;
+        let image = PartitionImage { adding, removing, ..PartitionState::decode(&path, &view.data)?.image(replicas, view.stat.version) };
+        let Some(reign) = reign else { return Ok((image, Vec::new())) };
+        Ok(match elections::reviewed(&image, &self.cluster, may_be_unclean) {
+            Some(next) => {
+                let content = PartitionState::of(&next, reign.epoch).encode_over(&view.data);
+                (next, vec![Operation::set(path, content, view.stat.version)])
+            }
+            None => (image, Vec::new()),
         })
     }
 

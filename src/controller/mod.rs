@@ -13,21 +13,25 @@
 //! |---|---|
 //! | `image` | the metadata as brokers use it |
 //! | `topics`, `configs` | what requests must fulfil, in Kafka's words |
-//! | `placement` | where replicas go, who leads |
+//! | `placement` | where replicas go |
+//! | `elections` | who leads and who is in sync: pure |
 //! | `znodes` | Kafka's paths and JSON |
 //! | `adoption` | topics of data directories that Kafka wrote |
 //! | `registration` | the layout, the broker's registration, the contest for the controllership |
 //! | `load` | the tree read into images; what is finished before it is served |
 //! | `follow` | what a change of the tree means: pure |
-//! | `changes` | the changes that are asked for |
+//! | `changes` | the changes that are asked for: of topics and settings |
+//! | `partitions` | those of partitions: proposals, elections, brokers that leave, reassignments |
 //! | `task` | sessions, events and changes in one loop |
 
 pub mod adoption;
 mod changes;
 pub mod configs;
+mod elections;
 mod follow;
 pub mod image;
 mod load;
+mod partitions;
 pub mod placement;
 mod registration;
 mod task;
@@ -42,12 +46,14 @@ use kafka_protocol::error::ResponseError;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use uuid::Uuid;
 
+pub use self::elections::IsrChange;
 pub use self::load::topic_settings;
+pub use self::partitions::{Elected, Election, PartitionName};
 pub(crate) use self::registration::create_chroot;
 
 use self::changes::Change;
 use self::configs::{Alteration, ConfigEntries, ConfigResource, ConfigRules};
-use self::image::{BrokerInfo, MetadataImage, TopicImage};
+use self::image::{BrokerInfo, MetadataImage, PartitionImage, TopicImage};
 use self::task::{CHANGE_PATIENCE, Task};
 use self::topics::{ApiError, NewPartitions, NewTopic, TopicSelector};
 use self::znodes::ZnodeError;
@@ -73,14 +79,15 @@ pub struct ControllerConfig {
     pub default_partition_count: i32,
     /// `default.replication.factor`.
     pub default_replication_factor: i16,
-    /// The id of the first log directory: a later life of this broker knows the registration by it.
-    pub directory_id: Option<Uuid>,
     /// How sessions are kept (`zookeeper.session.timeout.ms` and others).
     pub session: client::Options,
     /// How long the coordination service may be away at the start (`zookeeper.connection.timeout.ms`).
     pub connection_timeout: Duration,
     /// `delete.topic.enable`: whether topics that are marked for deletion are deleted.
     pub delete_topic_enable: bool,
+    /// How often partitions are given back to their preferred leaders (`leader.imbalance.check.interval.seconds`); `None` for never
+    /// (`auto.leader.rebalance.enable=false`).
+    pub rebalance_interval: Option<Duration>,
     /// What settings may be.
     pub rules: Arc<dyn ConfigRules>,
 }
@@ -258,6 +265,36 @@ impl<R: Runtime> Controller<R> {
     pub async fn alter_configs(&self, resources: Vec<(ConfigResource, ConfigEntries)>, validate_only: bool) -> Vec<Result<(), ApiError>> {
         let count = resources.len();
         self.change(count, |answer| Change::Replace { resources, validate_only, answer }).await
+    }
+
+    /// Judges in-sync replicas that broker `from`, registered in `broker_epoch`, proposes for partitions it leads (KIP-497); one result each, in order: the partition
+    /// as it is then.
+    pub async fn alter_partitions(&self, from: i32, broker_epoch: i64, changes: Vec<(Uuid, i32, IsrChange)>) -> Vec<Result<PartitionImage, ApiError>> {
+        let count = changes.len();
+        self.change(count, |answer| Change::AlterPartitions { from, broker_epoch, changes, answer }).await
+    }
+
+    /// Moves leaderships away from a broker that is about to stop (ControlledShutdown), registered in `broker_epoch` if it tells one. `Ok` names what it leads still,
+    /// for want of another in-sync replica.
+    ///
+    /// # Errors
+    /// STALE_BROKER_EPOCH, BROKER_ID_NOT_REGISTERED, NOT_CONTROLLER, or that the tree could not be written.
+    pub async fn leave(&self, broker: i32, broker_epoch: Option<i64>) -> Result<Vec<PartitionName>, ApiError> {
+        self.change(1, |answer| Change::Leave { broker, broker_epoch, answer }).await.pop().unwrap_or_else(|| Err(timed_out()))
+    }
+
+    /// Elects leaders (KIP-460); without `partitions` wherever it is to be done. One result each.
+    ///
+    /// # Errors
+    /// NOT_CONTROLLER, or that the tree could not be written.
+    pub async fn elect_leaders(&self, election: Election, partitions: Option<Vec<PartitionName>>) -> Result<Elected, ApiError> {
+        self.change(1, |answer| Change::Elect { election, partitions, answer }).await.pop().unwrap_or_else(|| Err(timed_out()))
+    }
+
+    /// Begins to move partitions to other replicas (KIP-455), or cancels that; one result each, in order.
+    pub async fn reassign(&self, targets: Vec<(PartitionName, Option<Vec<i32>>)>) -> Vec<Result<(), ApiError>> {
+        let count = targets.len();
+        self.change(count, |answer| Change::Reassign { targets, answer }).await
     }
 
     async fn change<T>(&self, count: usize, change: impl FnOnce(oneshot::Sender<Vec<Result<T, ApiError>>>) -> Change) -> Vec<Result<T, ApiError>> {

@@ -1,4 +1,4 @@
-//! Where replicas go and who leads: pure. The rules are Kafka's (`AdminUtils.assignReplicasToBrokers`): replicas are spread evenly over
+//! Where replicas go: pure. The rules are Kafka's (`AdminUtils.assignReplicasToBrokers`): replicas are spread evenly over
 //! brokers, the leaders too, and over racks if every broker names its own.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,12 +93,6 @@ fn alternating(candidates: &[Candidate]) -> Vec<&Candidate> {
     (0..longest).flat_map(|at| by_rack.values().filter_map(move |brokers| brokers.get(at).copied()).collect::<Vec<_>>()).collect()
 }
 
-/// The leader that a partition gets when it needs one: the first assigned replica that is in sync and alive. Nobody else: an unclean
-/// election is another matter.
-pub fn elect(replicas: &[i32], isr: &[i32], is_alive: impl Fn(i32) -> bool) -> Option<i32> {
-    replicas.iter().copied().find(|replica| isr.contains(replica) && is_alive(*replica))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,13 +120,6 @@ mod tests {
     fn too_few_brokers_are_told_in_kafkas_words() {
         let error = place(&candidates(&[None]), Start { broker_index: 0, shift: 0, partition: 0 }, 1, 3).unwrap_err();
         assert_eq!(error.to_string(), "The target replication factor of 3 cannot be reached because only 1 broker(s) are registered.");
-    }
-
-    #[test]
-    fn the_leader_is_in_sync_and_alive() {
-        assert_eq!(elect(&[3, 1, 2], &[1, 2, 3], |id| id != 3), Some(1));
-        assert_eq!(elect(&[3, 1, 2], &[2], |_| true), Some(2));
-        assert_eq!(elect(&[3, 1, 2], &[3], |id| id != 3), None);
     }
 
     proptest! {

@@ -126,7 +126,7 @@ pub(super) async fn register<R: Runtime>(rt: &R, session: &Session<R>, config: &
         let mut ghost = None;
         if let Some(view) = find(session, &path).await? {
             let holder = view.stat.ephemeral_owner;
-            match standing(own, config.directory_id, holder, &Registration::decode(&view.data)) {
+            match standing(own, config.broker.directory_id, holder, &Registration::decode(&view.data)) {
                 Standing::Own => return Ok((BrokerInfo { epoch: view.stat.czxid, ..config.broker.clone() }, None)),
                 Standing::Ghost => match session.set(&path, view.data.clone(), view.stat.version).await {
                     Ok(stat) if stat.czxid == view.stat.czxid => {
@@ -158,7 +158,7 @@ pub(super) async fn register<R: Runtime>(rt: &R, session: &Session<R>, config: &
         }
         let now_ms = rt.unix_ms();
         // As Kafka does it: what replaces the content tells the transaction that is the broker's epoch, also within an older ensemble's `multi`.
-        let content = znodes::encode_broker(&config.broker, config.directory_id, now_ms);
+        let content = znodes::encode_broker(&config.broker, now_ms);
         operations.extend([Operation::create_ephemeral(&*path, ""), Operation::set(&*path, content, 0)]);
         let created_at = operations.len() - 1;
         let mut contest = None;

@@ -6,23 +6,23 @@
 //! contends for like everybody else. While the service is away the last image stands: what is produced and fetched needs no more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, watch};
 
-use super::changes::{Change, Changes, Unit, delete_in_parts, fenced};
+use super::changes::{Change, Changes, delete_in_parts, fenced};
+use super::elections::Cluster;
 use super::follow::{self, Part};
-use super::image::{MetadataImage, TopicImage};
-use super::load::{Found, Load, find_and_watch, read_broker_configs, read_brokers};
+use super::image::{BrokerInfo, MetadataImage, TopicImage};
+use super::load::{Found, Load, find_and_watch, read_broker_configs, read_brokers, read_directories};
 use super::registration::{cluster_id, contend, create_persistent, find, register};
-use super::znodes::{self, ConfigEntity, PartitionState, ZnodeError};
+use super::znodes::{self, ConfigEntity, ZnodeError};
 use super::{ControllerConfig, Queued, StartError};
 use crate::coordination::client::{Session, State, Watcher};
-use crate::coordination::op::{ANY_VERSION, ErrorCode, Failure, Operation, OperationResult};
-use crate::runtime::{Instant, Runtime};
+use crate::coordination::op::{ANY_VERSION, ErrorCode, Failure, Operation};
+use crate::runtime::{Instant, Runtime, Timer};
 
 /// How long a change waits for a service that is away, its time in the queue included: less than clients wait (`request.timeout.ms`, 30 s), so that they
 /// hear of it. While the service is there a change takes what it takes.
@@ -33,6 +33,9 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Between two attempts that met another's write.
 const RETRY_SOON: Duration = Duration::from_millis(50);
+
+/// A timer that is not to fire.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 /// How long a notice of changed settings is kept, as in Kafka: everybody has read it by then.
 const NOTICE_MS: i64 = 15 * 60_000;
@@ -103,7 +106,7 @@ impl<R: Runtime> Task<R> {
         let (images, image_receiver) = watch::channel(Arc::new(MetadataImage { controller_id: -1, ..MetadataImage::default() }));
         let (sessions, session_receiver) = watch::channel(session.clone());
         let patience = config.connection_timeout;
-        let changes = Changes { rt, session: session.clone(), reign: None, config, images, is_doubtful: AtomicBool::new(false) };
+        let changes = Changes { rt, session: session.clone(), reign: None, config, images, is_doubtful: AtomicBool::new(false), reigning: Mutex::default() };
         let watcher = session.watcher();
         let mut task = Self { changes, sessions, watcher, watched: BTreeSet::new(), last_notice: None, stale: BTreeSet::new(), stop };
         loop {
@@ -122,6 +125,12 @@ impl<R: Runtime> Task<R> {
 
     fn image(&self) -> Arc<MetadataImage> {
         self.changes.image()
+    }
+
+    /// Brokers that are on their way out, and those whose disk is another than it was.
+    fn judged_apart(&self, brokers: &BTreeMap<i32, BrokerInfo>) -> (BTreeSet<i32>, BTreeSet<i32>) {
+        let reigning = self.changes.reigning();
+        (reigning.leaving(brokers), reigning.wiped(brokers))
     }
 
     /// Gets a footing in the tree: the layout, the registration, the controllership if it is free, the whole image. Does what is not done yet.
@@ -166,7 +175,12 @@ impl<R: Runtime> Task<R> {
         let (marked, _) = session.children_and_watch(znodes::DELETE_TOPICS, &self.watcher).await?;
         self.delete_marked(&marked).await?;
         let (names, _) = session.children_and_watch(znodes::TOPICS, &self.watcher).await?;
-        let load = Load { rt: &rt, session: &session, watcher: &self.watcher, reign, brokers: &image.brokers };
+        if reign.is_some() {
+            self.changes.reigning().directories = read_directories(&session).await?;
+        }
+        let (leaving, wiped) = self.judged_apart(&image.brokers);
+        let cluster = Cluster { brokers: &image.brokers, leaving: &leaving, wiped: &wiped };
+        let load = Load { rt: &rt, session: &session, watcher: &self.watcher, reign, cluster, rules: &*self.changes.config.rules };
         let (mut topics, mut units) = (BTreeMap::new(), Vec::new());
         for (name, found) in load.topics(&names, |name| known.topic(name).cloned()).await? {
             if let Found::Topic(read) = found {
@@ -175,6 +189,9 @@ impl<R: Runtime> Task<R> {
             }
         }
         load.complete(&mut topics, units).await?;
+        if reign.is_some() {
+            self.changes.remember_directories(&image.brokers).await?;
+        }
         self.watched = names.into_iter().collect();
         for (name, topic) in topics {
             image.put_topic(shared(known.topic(&name), topic));
@@ -249,7 +266,11 @@ impl<R: Runtime> Task<R> {
         enum Next {
             Event(Option<crate::coordination::client::WatchEvent>),
             Change(Option<Queued>),
+            Rebalance,
         }
+        let rt = self.changes.rt.clone();
+        let interval = self.changes.config.rebalance_interval.filter(|_| self.changes.reign.is_some());
+        let mut rebalance = rt.timer(rt.now() + interval.unwrap_or(FOREVER));
         loop {
             while let Some(event) = self.watcher.try_next() {
                 self.stale.extend(Part::of(&event.path));
@@ -270,10 +291,23 @@ impl<R: Runtime> Task<R> {
                 biased;
                 event = self.watcher.next() => Next::Event(event),
                 change = queue.recv() => Next::Change(change),
+                () = &mut rebalance => Next::Rebalance,
             };
             match next {
                 Next::Event(Some(event)) => self.stale.extend(Part::of(&event.path)),
                 Next::Event(None) => return Interrupted::Expired,
+                Next::Rebalance => {
+                    rebalance.reset(rt.now() + interval.unwrap_or(FOREVER));
+                    let patience = self.patience(None);
+                    let is_done = tokio::select! {
+                        biased;
+                        () = self.changes.rebalance_leaders() => true,
+                        () = patience => false,
+                    };
+                    if !is_done || self.changes.is_doubtful.load(Ordering::Relaxed) {
+                        return Interrupted::Doubt;
+                    }
+                }
                 Next::Change(None) => return Interrupted::Stopped,
                 Next::Change(Some(Queued { change: Change::Shutdown { done }, .. })) => {
                     self.changes.session.close().await;
@@ -396,44 +430,11 @@ impl<R: Runtime> Task<R> {
         }
         let names = |brokers: &BTreeMap<i32, _>| brokers.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         tracing::info!(before = names(&image.brokers), now = names(&brokers), "the registered brokers have changed");
-        let Some(reign) = self.changes.reign else {
-            self.changes.publish(|image| image.brokers = brokers);
-            return Ok(());
-        };
-        let affected = follow::affected(&image, &brokers);
-        let paths: Vec<String> = affected.iter().map(|(topic, number)| znodes::state_path(topic, *number)).collect();
-        let states = try_join_all(paths.iter().map(|path| find(&session, path))).await?;
-        let mut changed = Vec::new();
-        for (((topic, number), path), view) in affected.into_iter().zip(paths).zip(states) {
-            let Some(view) = view else { continue };
-            let state = PartitionState::decode(&path, &view.data)?;
-            let Some(assigned) = image.partition(&topic, number) else { continue };
-            // This leader is another than the one that the image knows, if it is there at all.
-            if let Some(next) = follow::reviewed(&state, &assigned.replicas, reign.epoch, &brokers, |_| true) {
-                changed.push((topic, number, next.clone(), Operation::set(path, next.encode_over(&view.data), view.stat.version)));
-            }
+        drop(image);
+        if self.changes.reign.is_some() {
+            return Ok(self.changes.review(brokers).await?);
         }
-        let mut versions = Vec::with_capacity(changed.len());
-        let units = changed.iter().map(|(.., operation)| Unit { owner: 0, operations: vec![operation.clone()] }).collect();
-        for multi in super::changes::pack(units) {
-            let results = fenced(&session, reign.epoch_version, multi.into_iter().flat_map(|unit| unit.operations)).await?;
-            versions.extend(results.into_iter().map(|result| if let OperationResult::Set { stat } = result { stat.version } else { ANY_VERSION }));
-        }
-        self.changes.publish(|image| {
-            image.brokers = brokers;
-            let mut topics: BTreeMap<Arc<str>, TopicImage> = BTreeMap::new();
-            for ((name, number, state, _), version) in changed.into_iter().zip(versions) {
-                let Some(known) = image.topic(&name) else { continue };
-                let topic = topics.entry(name).or_insert_with(|| TopicImage::clone(known));
-                if let Some(partition) = usize::try_from(number).ok().and_then(|number| topic.partitions.get_mut(number)) {
-                    (partition.leader, partition.leader_epoch, partition.partition_epoch) = (state.leader, state.leader_epoch, version);
-                    partition.isr = state.isr;
-                }
-            }
-            for topic in topics.into_values() {
-                image.put_topic(Arc::new(topic));
-            }
-        });
+        self.changes.publish(|image| image.brokers = brokers);
         Ok(())
     }
 
@@ -488,7 +489,10 @@ impl<R: Runtime> Task<R> {
     async fn topics_changed(&mut self, names: BTreeSet<Arc<str>>) -> Result<(), Interrupted> {
         let (rt, session, reign) = (self.changes.rt.clone(), self.changes.session.clone(), self.changes.reign);
         let image = self.image();
-        let load = Load { rt: &rt, session: &session, watcher: &self.watcher, reign, brokers: &image.brokers };
+        let (leaving, wiped) = self.judged_apart(&image.brokers);
+        let cluster = Cluster { brokers: &image.brokers, leaving: &leaving, wiped: &wiped };
+        let rules = self.changes.config.rules.clone();
+        let load = Load { rt: &rt, session: &session, watcher: &self.watcher, reign, cluster, rules: &*rules };
         let (mut topics, mut units, mut gone) = (BTreeMap::new(), Vec::new(), Vec::new());
         for name in names {
             let known = image.topic(&name);

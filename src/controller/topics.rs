@@ -274,7 +274,8 @@ pub fn plan_growth(image: &MetadataImage, growth: &NewPartitions) -> Result<(Arc
     if additional > PARTITIONS_PER_REQUEST_MAX {
         return Err(ApiError::new(ResponseError::PolicyViolation, "Excessively large number of partitions per request."));
     }
-    let replication_factor = topic.partitions.first().map_or(1, |partition| partition.replicas.len());
+    // What a reassignment will take away is not asked for.
+    let replication_factor = topic.partitions.first().map_or(1, |partition| partition.replicas.len() - partition.removing.len());
     let replicas = match &growth.assignments {
         Some(assignments) => {
             if assignments.len() != additional {

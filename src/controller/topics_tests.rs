@@ -7,10 +7,10 @@ use crate::controller::image::{BrokerInfo, PartitionImage};
 fn image(topics: &[&str], brokers: i32) -> MetadataImage {
     let mut image = MetadataImage::default();
     for id in 0..brokers {
-        image.brokers.insert(id, BrokerInfo { id, epoch: 1, endpoints: vec![], rack: None });
+        image.brokers.insert(id, BrokerInfo { id, epoch: 1, endpoints: vec![], rack: None, directory_id: None });
     }
     for (at, name) in topics.iter().enumerate() {
-        let partition = |leader| PartitionImage { leader, leader_epoch: 0, replicas: vec![leader], isr: vec![leader], partition_epoch: 0 };
+        let partition = |leader| PartitionImage { leader, replicas: vec![leader], isr: vec![leader], ..PartitionImage::default() };
         let topic = TopicImage {
             name: (*name).into(),
             id: Uuid::from_u128(at as u128 + 10),

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::image::{BrokerInfo, Endpoint};
+use super::image::{BrokerInfo, Endpoint, PartitionImage};
 use super::uuid_text;
 use crate::runtime::HostPort;
 
 /// The znodes that exist always, each after its parent.
-pub const PERSISTENT: [&str; 22] = [
+pub const PERSISTENT: [&str; 24] = [
     "/admin",
     "/admin/delete_topics",
     "/brokers",
@@ -35,6 +35,8 @@ pub const PERSISTENT: [&str; 22] = [
     "/feature",
     "/kafka-acl",
     "/kafka-acl-changes",
+    "/ottla",
+    "/ottla/directories",
 ];
 
 /// The registered brokers.
@@ -59,6 +61,24 @@ pub const CONFIG_CHANGES: &str = "/config/changes";
 pub const TOPIC_CONFIGS: &str = "/config/topics";
 /// Brokers' settings.
 pub const BROKER_CONFIGS: &str = "/config/brokers";
+
+/// Which log directory each broker has: our own, so that a broker whose disk was exchanged is not taken for what it was.
+pub const DIRECTORIES: &str = "/ottla/directories";
+
+/// Which log directory a broker has.
+pub fn directory_path(id: i32) -> String {
+    format!("{DIRECTORIES}/{id}")
+}
+
+/// The content of that znode.
+pub fn encode_directory(id: Uuid) -> Bytes {
+    encode(&json!({ "version": 1, "directory_id": uuid_text::to_text(id) }))
+}
+
+/// The log directory in it; none if it cannot be read.
+pub fn decode_directory(content: &[u8]) -> Option<Uuid> {
+    Registration::decode(content).directory_id
+}
 
 /// A broker's registration.
 pub fn broker_path(id: i32) -> String {
@@ -144,7 +164,7 @@ impl Registration {
 }
 
 /// The content of a broker's registration (version 5), with the id of its log directory as a field that Kafka does not read.
-pub fn encode_broker(broker: &BrokerInfo, directory_id: Option<Uuid>, timestamp_ms: i64) -> Bytes {
+pub fn encode_broker(broker: &BrokerInfo, timestamp_ms: i64) -> Bytes {
     let endpoints: Vec<String> = broker.endpoints.iter().map(|endpoint| format!("{}://{}", endpoint.listener, endpoint.address)).collect();
     let protocols: BTreeMap<&str, &str> = broker.endpoints.iter().map(|endpoint| (endpoint.listener.as_str(), endpoint.security_protocol.as_str())).collect();
     // 2013's clients know one plaintext endpoint only.
@@ -162,7 +182,7 @@ pub fn encode_broker(broker: &BrokerInfo, directory_id: Option<Uuid>, timestamp_
     if let Some(rack) = &broker.rack {
         value["rack"] = rack.as_str().into();
     }
-    if let Some(id) = directory_id {
+    if let Some(id) = broker.directory_id {
         value["directory_id"] = uuid_text::to_text(id).into();
     }
     encode(&value)
@@ -182,6 +202,7 @@ pub fn decode_broker(path: &str, id: i32, epoch: i64, content: &[u8]) -> Result<
         host: Option<String>,
         port: Option<i32>,
         rack: Option<String>,
+        directory_id: Option<String>,
     }
     let read: Registration = decode(path, content)?;
     let mut endpoints = Vec::with_capacity(read.endpoints.len());
@@ -197,7 +218,8 @@ pub fn decode_broker(path: &str, id: i32, epoch: i64, content: &[u8]) -> Result<
         let address = HostPort { host, port };
         endpoints.push(Endpoint { listener: "PLAINTEXT".into(), security_protocol: "PLAINTEXT".into(), address });
     }
-    Ok(BrokerInfo { id, epoch, endpoints, rack: read.rack })
+    let directory_id = read.directory_id.as_deref().and_then(uuid_text::from_text);
+    Ok(BrokerInfo { id, epoch, endpoints, rack: read.rack, directory_id })
 }
 
 /// The content of a topic's znode (version 3).
@@ -211,6 +233,20 @@ pub fn encode_topic<'a>(id: Uuid, replicas: impl Iterator<Item = &'a [i32]>) -> 
 pub fn encode_topic_over<'a>(before: &[u8], id: Uuid, replicas: impl Iterator<Item = &'a [i32]>) -> Bytes {
     let new = encode_topic(id, replicas);
     over(before, &new, &["version", "topic_id", "partitions"])
+}
+
+/// The content of a topic's znode that was there before, with these partitions, those of reassignments that are under way among them (KIP-455).
+pub fn encode_assignment_over(before: &[u8], id: Uuid, partitions: &[PartitionImage]) -> Bytes {
+    let of = |list: fn(&PartitionImage) -> &[i32]| {
+        let named = partitions.iter().enumerate().filter(|(_, partition)| !list(partition).is_empty());
+        named.map(|(number, partition)| (number.to_string(), json!(list(partition)))).collect::<serde_json::Map<String, Value>>()
+    };
+    let topic_id = uuid_text::to_text(id);
+    let new = encode(&json!({
+        "version": 3, "topic_id": topic_id, "partitions": of(|partition| &partition.replicas), "adding_replicas": of(|partition| &partition.adding),
+        "removing_replicas": of(|partition| &partition.removing),
+    }));
+    over(before, &new, &["version", "topic_id", "partitions", "adding_replicas", "removing_replicas"])
 }
 
 /// `new`, with all fields of `before` that it does not name, and those of `before` where `fields` does not list them.
@@ -246,6 +282,26 @@ pub fn decode_topic(path: &str, content: &[u8]) -> Result<(Option<Uuid>, Vec<Vec
     Ok((id, replicas))
 }
 
+/// What reassignments that are under way add to partitions and remove from them, by partition number (version 3). What cannot be read is none.
+pub fn decode_reassignments(content: &[u8]) -> BTreeMap<i32, (Vec<i32>, Vec<i32>)> {
+    #[derive(Deserialize, Default)]
+    struct Topic {
+        #[serde(default)]
+        adding_replicas: BTreeMap<String, Vec<i32>>,
+        #[serde(default)]
+        removing_replicas: BTreeMap<String, Vec<i32>>,
+    }
+    let Topic { adding_replicas, removing_replicas } = serde_json::from_slice(content).unwrap_or_default();
+    let mut found: BTreeMap<i32, (Vec<i32>, Vec<i32>)> = BTreeMap::new();
+    for (number, adding) in adding_replicas.into_iter().filter_map(|(number, list)| Some((number.parse().ok()?, list))) {
+        found.entry(number).or_default().0 = adding;
+    }
+    for (number, removing) in removing_replicas.into_iter().filter_map(|(number, list)| Some((number.parse().ok()?, list))) {
+        found.entry(number).or_default().1 = removing;
+    }
+    found
+}
+
 /// What a partition's `state` znode says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
@@ -259,9 +315,39 @@ pub struct PartitionState {
     pub controller_epoch: i32,
     /// The in-sync replicas.
     pub isr: Vec<i32>,
+    /// The broker epoch of the leader when it got its epoch: no broker leads in an epoch that it held in an earlier life. A field that Kafka does not read; a
+    /// string, since 2013's parser has no numbers of 64 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_broker_epoch: Option<String>,
 }
 
 impl PartitionState {
+    /// The state of a partition, as the controller of this epoch writes it.
+    pub fn of(partition: &PartitionImage, controller_epoch: i32) -> Self {
+        Self {
+            version: 1,
+            leader: partition.leader,
+            leader_epoch: partition.leader_epoch,
+            controller_epoch,
+            isr: partition.isr.clone(),
+            leader_broker_epoch: (partition.leader_broker_epoch >= 0).then(|| partition.leader_broker_epoch.to_string()),
+        }
+    }
+
+    /// The partition of this state, in version `partition_epoch` of its znode. Who its replicas are is said elsewhere.
+    pub fn image(self, replicas: Vec<i32>, partition_epoch: i32) -> PartitionImage {
+        PartitionImage {
+            leader: self.leader,
+            leader_epoch: self.leader_epoch,
+            leader_broker_epoch: self.leader_broker_epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(-1),
+            replicas,
+            isr: self.isr,
+            partition_epoch,
+            adding: Vec::new(),
+            removing: Vec::new(),
+        }
+    }
+
     /// The znode's content.
     pub fn encode(&self) -> Bytes {
         serde_json::to_vec(self).expect("numbers are encodable").into()
@@ -269,7 +355,7 @@ impl PartitionState {
 
     /// The content of a znode that was there before, with this state: what else it says stays.
     pub fn encode_over(&self, before: &[u8]) -> Bytes {
-        over(before, &self.encode(), &["version", "leader", "leader_epoch", "controller_epoch", "isr"])
+        over(before, &self.encode(), &["version", "leader", "leader_epoch", "controller_epoch", "isr", "leader_broker_epoch"])
     }
 
     /// The state in a znode's content.
@@ -451,9 +537,10 @@ mod tests {
                 Endpoint { listener: "PLAINTEXT".into(), security_protocol: "PLAINTEXT".into(), address: "[::1]:9092".parse().unwrap() },
             ],
             rack: Some("dc1".into()),
+            directory_id: Some(Uuid::from_u128(1)),
         };
         let directory_id = Uuid::from_u128(1);
-        let content = encode_broker(&broker, Some(directory_id), 5);
+        let content = encode_broker(&broker, 5);
         let expected = json!({
             "version": 5, "host": "::1", "port": 9092, "jmx_port": -1, "timestamp": "5", "rack": "dc1", "features": {},
             "directory_id": "AAAAAAAAAAAAAAAAAAAAAQ",
@@ -487,7 +574,7 @@ mod tests {
         let expected = json!({"version": 3, "topic_id": "AAAAAAAAAAAAAAAAAAAABw", "partitions": {"0": [1], "1": [2]}, "adding_replicas": {"0": [2]},
             "removing_replicas": {}, "later": 7});
         assert_eq!(text(&encode_topic_over(before, Uuid::from_u128(7), [&[1][..], &[2]].into_iter())), expected);
-        let state = PartitionState { version: 1, leader: 3, leader_epoch: 4, controller_epoch: 5, isr: vec![3] };
+        let state = PartitionState { version: 1, leader: 3, leader_epoch: 4, controller_epoch: 5, isr: vec![3], leader_broker_epoch: None };
         let content = state.encode_over(br#"{"leader":9,"version":1,"leader_epoch":1,"controller_epoch":1,"isr":[9],"leader_recovery_state":0}"#);
         assert_eq!(text(&content)["leader_recovery_state"], 0);
         assert_eq!(PartitionState::decode("/s", &content), Ok(state.clone()));
@@ -512,7 +599,7 @@ mod tests {
 
     #[test]
     fn states_configs_and_counters_are_written_as_kafka_writes_them() {
-        let state = PartitionState { version: 1, leader: 3, leader_epoch: 4, controller_epoch: 5, isr: vec![3, 1] };
+        let state = PartitionState { version: 1, leader: 3, leader_epoch: 4, controller_epoch: 5, isr: vec![3, 1], leader_broker_epoch: None };
         assert_eq!(text(&state.encode()), json!({"controller_epoch": 5, "leader": 3, "version": 1, "leader_epoch": 4, "isr": [3, 1]}));
         assert_eq!(PartitionState::decode("/s", &state.encode()), Ok(state));
         let config = BTreeMap::from([("retention.ms".to_owned(), "5".to_owned())]);

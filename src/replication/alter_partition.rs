@@ -46,19 +46,24 @@ fn partition_outcome(answered: &Answered) -> Outcome {
         0 => {
             Outcome::State { leader_epoch: answered.leader_epoch, partition_epoch: answered.partition_epoch, isr: answered.isr.iter().map(|id| id.0).collect() }
         }
-        code if code == Error::IneligibleReplica.code() => Outcome::NotWritten,
-        code => {
-            let superseded = [
-                Error::UnknownTopicOrPartition,
-                Error::UnknownTopicId,
-                Error::FencedLeaderEpoch,
-                Error::NewLeaderElected,
-                Error::InvalidUpdateVersion,
-                Error::InvalidRequest,
-            ];
-            if superseded.iter().any(|error| error.code() == code) { Outcome::Superseded } else { Outcome::Unknown }
-        }
+        code => refusal(code),
     }
+}
+
+/// What an error about one proposal means.
+pub fn refusal(code: i16) -> Outcome {
+    if code == Error::IneligibleReplica.code() {
+        return Outcome::NotWritten;
+    }
+    let superseded = [
+        Error::UnknownTopicOrPartition,
+        Error::UnknownTopicId,
+        Error::FencedLeaderEpoch,
+        Error::NewLeaderElected,
+        Error::InvalidUpdateVersion,
+        Error::InvalidRequest,
+    ];
+    if superseded.iter().any(|error| error.code() == code) { Outcome::Superseded } else { Outcome::Unknown }
 }
 
 #[cfg(test)]

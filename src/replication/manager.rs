@@ -67,7 +67,9 @@ pub struct ReplicaManager<R: Runtime> {
     /// Whether a controller commands: images are not applied then.
     commanded: AtomicBool,
     fence: Mutex<Fence>,
-    /// Where leaders listen, as orders have told.
+    /// The registered brokers with their epochs, as the last image had them.
+    registered: Mutex<BTreeMap<i32, i64>>,
+    /// Where leaders listen, as orders or images have told.
     addresses: Mutex<BTreeMap<i32, HostPort>>,
     /// Held while an order is carried out: they are, one after the other.
     orders: tokio::sync::Mutex<()>,
@@ -91,6 +93,7 @@ impl<R: Runtime> ReplicaManager<R> {
             lag: LagChecks::new(runtime, config.lag_max),
             commanded: AtomicBool::new(false),
             fence: Mutex::new(Fence { controller_epoch: -1, broker_epoch: -1 }),
+            registered: Mutex::default(),
             addresses: Mutex::default(),
             orders: tokio::sync::Mutex::new(()),
             config,
@@ -171,14 +174,7 @@ impl<R: Runtime> ReplicaManager<R> {
             return (deleted, Ok(()));
         }
         let epochs: BTreeMap<i32, i64> = image.brokers.iter().map(|(id, broker)| (*id, broker.epoch)).collect();
-        if let Some(epoch) = epochs.get(&self.broker_id) {
-            self.set_broker_epoch(*epoch);
-        }
-        for (id, broker) in &image.brokers {
-            if let Some(endpoint) = broker.endpoints.iter().find(|endpoint| endpoint.listener == self.config.inter_broker_listener) {
-                self.addresses.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, endpoint.address.clone());
-            }
-        }
+        let are_others = self.know_brokers(image, &epochs);
         let before: BTreeMap<Arc<str>, Arc<TopicReplicas<R>>> = self.maps.read().unwrap_or_else(PoisonError::into_inner).by_name.clone();
         for (name, replicas) in &before {
             let lives_on = image.topics.get(name).is_some_and(|topic| topic.id == replicas.image.id);
@@ -215,6 +211,16 @@ impl<R: Runtime> ReplicaManager<R> {
             for (number, assigned) in topic.partitions.iter().enumerate() {
                 let known = old.and_then(|old| old.partitions.get(number)).and_then(Option::as_ref);
                 let id = TopicPartition::new(Arc::clone(name), number as i32);
+                let was_assigned = old.and_then(|old| old.image.partitions.get(number)).is_some_and(|before| before.replicas.contains(&self.broker_id));
+                if was_assigned && !assigned.replicas.contains(&self.broker_id) {
+                    // A reassignment is done with this replica: its successors have what was committed.
+                    partitions.push(None);
+                    if let Err(error) = self.give_up(&id, known).await {
+                        tracing::error!(partition = %id, %error, "a replica that is assigned to other brokers now could not be deleted");
+                        failed.get_or_insert(PartitionError::Log(error));
+                    }
+                    continue;
+                }
                 let followed = self.follow(id, topic.id, assigned, known, &config, topic_config.min_insync_replicas).await;
                 partitions.push(followed.unwrap_or_else(|error| {
                     failed.get_or_insert(error);
@@ -229,7 +235,44 @@ impl<R: Runtime> ReplicaManager<R> {
             maps.by_id.insert(topic.id, Arc::clone(&replicas));
             maps.by_name.insert(Arc::clone(name), replicas);
         }
+        if are_others {
+            for partition in self.partitions() {
+                partition.registered_brokers(&epochs);
+                self.fetch_from_leader(&partition);
+            }
+        }
         (deleted, failed.map_or(Ok(()), Err))
+    }
+
+    /// Takes in which brokers are registered, in which epochs, and where they listen. Whether that is other than before.
+    fn know_brokers(&self, image: &MetadataImage, epochs: &BTreeMap<i32, i64>) -> bool {
+        if let Some(epoch) = epochs.get(&self.broker_id) {
+            self.set_broker_epoch(*epoch);
+        }
+        let mut addresses = BTreeMap::new();
+        for (id, broker) in &image.brokers {
+            if let Some(endpoint) = broker.endpoints.iter().find(|endpoint| endpoint.listener == self.config.inter_broker_listener) {
+                addresses.insert(*id, endpoint.address.clone());
+            }
+        }
+        let are_others = std::mem::replace(&mut *self.registered.lock().unwrap_or_else(PoisonError::into_inner), epochs.clone()) != *epochs;
+        let mut known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let listen_elsewhere = addresses.iter().any(|(id, address)| known.get(id) != Some(address));
+        // Those that have gone may come back where they were.
+        known.extend(addresses);
+        are_others || listen_elsewhere
+    }
+
+    /// Ends a replica that is assigned to this broker no more, and deletes its log.
+    async fn give_up(&self, id: &TopicPartition, known: Option<&Arc<Partition<R>>>) -> Result<(), crate::log::LogError> {
+        self.fetchers.remove(id);
+        if let Some(partition) = known {
+            partition.stop().await;
+            partition.resign();
+        }
+        self.offline.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        tracing::info!(partition = %id, "deleting the replica: the partition is assigned to other brokers");
+        self.logs.delete(id).await.map(drop)
     }
 
     /// Moves aside the logs of topics that the metadata does not have: a crash came between the word of their deletion and the deed. They are kept under another
@@ -250,6 +293,11 @@ impl<R: Runtime> ReplicaManager<R> {
                 Err(error) => tracing::error!(partition = %id, %error, "the log of a partition that the metadata does not have could not be moved aside"),
             }
         }
+    }
+
+    /// Whether a replica that this broker is to hold could not be opened, and will not be without another try.
+    pub fn is_offline(&self, topic: &str, partition: i32) -> bool {
+        self.offline.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&TopicPartition::new(topic, partition))
     }
 
     /// Whether a replica that this broker is to hold could not be opened: for want of room, say. [`ReplicaManager::apply`] tries again.
@@ -324,23 +372,24 @@ impl<R: Runtime> ReplicaManager<R> {
     async fn give_role(&self, partition: &Arc<Partition<R>>, order: &PartitionOrder, min_isr: i32) -> Result<Verdict, PartitionError> {
         partition.set_min_isr(min_isr);
         let verdict = partition.obey(order).await.map_err(PartitionError::Log)?;
-        match partition.follows() {
-            Some(leader) => {
-                let address = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).get(&leader).cloned();
-                match address {
-                    Some(address) => self.fetchers.assign(leader, &address, partition),
-                    None => {
-                        tracing::warn!(partition = %partition.id(), leader, "nobody has told where the leader listens: nothing is fetched until somebody does");
-                        self.fetchers.remove(partition.id());
-                    }
-                }
-            }
-            None => self.fetchers.remove(partition.id()),
-        }
+        self.fetch_from_leader(partition);
         if !partition.is_alone() {
             self.lag.watch(partition);
         }
         Ok(verdict)
+    }
+
+    /// Has a replica fetched from whom it follows, where that one listens now; from nobody if it follows nobody.
+    fn fetch_from_leader(&self, partition: &Arc<Partition<R>>) {
+        let Some(leader) = partition.follows() else { return self.fetchers.remove(partition.id()) };
+        let address = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).get(&leader).cloned();
+        match address {
+            Some(address) => self.fetchers.assign(leader, &address, partition),
+            None => {
+                tracing::warn!(partition = %partition.id(), leader, "nobody has told where the leader listens: nothing is fetched until somebody does");
+                self.fetchers.remove(partition.id());
+            }
+        }
     }
 
     /// A replica's log; why it is offline is told once.
@@ -389,7 +438,7 @@ impl<R: Runtime> ReplicaManager<R> {
             return topic.partitions.iter().map(|partition| (partition.partition, Error::InconsistentTopicId.code())).collect();
         }
         let name: Arc<str> = Arc::from(topic.name.as_str());
-        let nobody = PartitionImage { leader: -1, leader_epoch: -1, replicas: Vec::new(), isr: Vec::new(), partition_epoch: -1 };
+        let nobody = PartitionImage { leader_epoch: -1, partition_epoch: -1, ..PartitionImage::default() };
         let mut image = match &old {
             Some(old) => TopicImage::clone(&old.image),
             None => TopicImage {
@@ -427,6 +476,7 @@ impl<R: Runtime> ReplicaManager<R> {
                             replicas: order.replicas,
                             isr: order.isr,
                             partition_epoch: order.partition_epoch,
+                            ..PartitionImage::default()
                         };
                     }
                     if let Verdict::Refuse(error) = verdict { error.code() } else { 0 }

@@ -64,8 +64,13 @@ pub static APIS: &[Api] = &[
     api(ApiKey::AlterConfigs, "AlterConfigs", 0, 2, 2),
     api(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
     api(ApiKey::DeleteGroups, "DeleteGroups", 0, 2, 2),
+    api(ApiKey::ElectLeaders, "ElectLeaders", 0, 2, 2),
     api(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
+    api(ApiKey::AlterPartitionReassignments, "AlterPartitionReassignments", 0, 1, 0),
+    api(ApiKey::ListPartitionReassignments, "ListPartitionReassignments", 0, 0, 0),
     api(ApiKey::OffsetDelete, "OffsetDelete", 0, 0, NEVER),
+    // Between brokers: Kafka's of ZooKeeper mode advertise it too.
+    api(ApiKey::AlterPartition, "AlterPartition", 2, 3, 0),
     api(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
     api(ApiKey::DescribeProducers, "DescribeProducers", 0, 0, 0),
     api(ApiKey::DescribeTopicPartitions, "DescribeTopicPartitions", 0, 0, 0),

@@ -102,6 +102,8 @@ pub static REQUESTS: &[(i16, Message)] = &[
     (51, Message { flexible_version: 0, fields: &[f(0, 32767, A(&T(&[f(0, 32767, S), f(0, 32767, F(1))]), 64)), f(0, 32767, A(&T(&[f(0, 32767, S), f(0, 32767, F(1)), f(0, 32767, F(4)), f(0, 32767, B), f(0, 32767, B)]), 128))] }),
     // DescribeQuorumRequest
     (55, Message { flexible_version: 0, fields: &[f(0, 32767, A(&T(&[f(0, 32767, S), f(0, 32767, A(&T(&[f(0, 32767, F(4))]), 32))]), 80))] }),
+    // AlterPartitionRequest
+    (56, Message { flexible_version: 0, fields: &[f(0, 32767, F(4)), f(0, 32767, F(8)), f(0, 32767, A(&T(&[f(2, 32767, F(16)), f(0, 32767, A(&T(&[f(0, 32767, F(4)), f(0, 32767, F(4)), f(0, 2, A(&F(4), 4)), f(3, 32767, A(&T(&[f(3, 32767, F(4)), f(3, 32767, F(8))]), 40)), f(1, 32767, F(1)), f(0, 32767, F(4))]), 88))]), 64))] }),
     // UpdateFeaturesRequest
     (57, Message { flexible_version: 0, fields: &[f(0, 32767, F(4)), f(0, 32767, A(&T(&[f(0, 32767, S), f(0, 32767, F(2)), f(0, 0, F(1)), f(1, 32767, F(1))]), 72)), f(1, 32767, F(1))] }),
     // DescribeClusterRequest
@@ -224,6 +226,8 @@ pub static RESPONSES: &[(i16, Message)] = &[
     (51, Message { flexible_version: 0, fields: &[f(0, 32767, F(4)), f(0, 32767, A(&T(&[f(0, 32767, S), f(0, 32767, F(2)), f(0, 32767, S)]), 96))] }),
     // DescribeQuorumResponse
     (55, Message { flexible_version: 0, fields: &[f(0, 32767, F(2)), f(2, 32767, S), f(0, 32767, A(&T(&[f(0, 32767, S), f(0, 32767, A(&T(&[f(0, 32767, F(4)), f(0, 32767, F(2)), f(2, 32767, S), f(0, 32767, F(4)), f(0, 32767, F(4)), f(0, 32767, F(8)), f(0, 32767, A(&T(&[f(0, 32767, F(4)), f(2, 32767, F(16)), f(0, 32767, F(8)), f(1, 32767, F(8)), f(1, 32767, F(8))]), 72)), f(0, 32767, A(&T(&[f(0, 32767, F(4)), f(2, 32767, F(16)), f(0, 32767, F(8)), f(1, 32767, F(8)), f(1, 32767, F(8))]), 72))]), 128))]), 80)), f(2, 32767, A(&T(&[f(2, 32767, F(4)), f(2, 32767, A(&T(&[f(2, 32767, S), f(2, 32767, S), f(2, 32767, F(2))]), 96))]), 56))] }),
+    // AlterPartitionResponse
+    (56, Message { flexible_version: 0, fields: &[f(0, 32767, F(4)), f(0, 32767, F(2)), f(0, 32767, A(&T(&[f(2, 32767, F(16)), f(0, 32767, A(&T(&[f(0, 32767, F(4)), f(0, 32767, F(2)), f(0, 32767, F(4)), f(0, 32767, F(4)), f(0, 32767, A(&F(4), 4)), f(1, 32767, F(1)), f(0, 32767, F(4))]), 72))]), 64))] }),
     // UpdateFeaturesResponse
     (57, Message { flexible_version: 0, fields: &[f(0, 32767, F(4)), f(0, 32767, F(2)), f(0, 32767, S), f(0, 1, A(&T(&[f(0, 32767, S), f(0, 32767, F(2)), f(0, 32767, S)]), 96))] }),
     // DescribeClusterResponse

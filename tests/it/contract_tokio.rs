@@ -6,12 +6,25 @@ mod contract;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use ottla::runtime::tokio::TokioRuntime;
 
 /// No rule waits for anything but its own work, so that one which lasts that long hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(120);
+
+/// A loopback address for one rule alone: a port that a rule frees and takes again, or finds closed, must not be drawn by another test in between.
+fn own_address() -> IpAddr {
+    // tidy-allow: static, the addresses are those of the whole test process
+    static CALLS: AtomicU16 = AtomicU16::new(0);
+    if !cfg!(target_os = "linux") {
+        // Elsewhere only one address is loopback.
+        return IpAddr::V4(Ipv4Addr::LOCALHOST);
+    }
+    let [high, low] = CALLS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(127, 64 + (std::process::id() % 128) as u8, high, low.saturating_add(1)))
+}
 
 fn in_a_world<F, Fut>(rule: F)
 where
@@ -23,7 +36,7 @@ where
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     // In `block_on`, not in a task of the runtime: a panic there would end the whole test process.
     tokio.block_on(async move {
-        let world = contract::World { rt: TokioRuntime::new(), dir: path, address: IpAddr::V4(Ipv4Addr::LOCALHOST) };
+        let world = contract::World { rt: TokioRuntime::new(), dir: path, address: own_address() };
         tokio::time::timeout(HANGS_AFTER, rule(world)).await.expect("the rule hangs");
     });
 }

@@ -9,7 +9,7 @@ use ottla::coordination::op::Stat;
 use ottla::runtime::tokio::TokioRuntime;
 
 use super::process::{Launch, PATIENCE, Process, block_on, steady_port, temp_dir};
-use super::traffic::{client, connect, create_topic, produce_ok, range};
+use super::traffic::{batch, client, connect, create_topic, produce, produce_ok, range};
 
 /// A broker that others use as their ZooKeeper, on this port.
 fn member(dir: &Path, port: u16) -> Launch {
@@ -104,7 +104,9 @@ fn two_brokers_are_one_cluster() {
         }
         for (number, leader) in leaders.iter().enumerate() {
             let (leader, other) = if *leader == 0 { (controller.port, second.port) } else { (second.port, controller.port) };
-            produce_ok(&connect(leader).await, "t", number as i32, &["x"]).await;
+            // The metadata may be faster than the log: clients ask again then.
+            let connection = connect(leader).await;
+            while produce(&connection, "t", number as i32, batch(&["x"])).await.unwrap() == (6, -1) {}
             assert_eq!(range(&connect(other).await, "t", number as i32).await, Err(6), "NOT_LEADER_OR_FOLLOWER");
         }
         leaders.sort_unstable();

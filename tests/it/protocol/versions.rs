@@ -118,6 +118,13 @@ impl Look {
             ApiKey::DescribeCluster => self.describe_cluster(version).await,
             ApiKey::DescribeProducers => self.describe_producers(version).await,
             ApiKey::DescribeTopicPartitions => self.describe_topic_partitions(version).await,
+            ApiKey::ElectLeaders => self.elect_leaders(version).await,
+            ApiKey::AlterPartitionReassignments => self.reassign(version).await,
+            ApiKey::ListPartitionReassignments => {
+                let answer = self.ask(version, ListPartitionReassignmentsRequest::default().with_topics(None)).await;
+                assert_eq!((answer.error_code, answer.topics.len()), (0, 0));
+            }
+            ApiKey::AlterPartition => self.alter_partition(version).await,
             other => panic!("{other:?} is served and has no test here"),
         }
     }
@@ -712,5 +719,57 @@ impl Look {
         let unknown = describe_topic_partitions_request::TopicRequest::default().with_name(topic_name("nobody"));
         let answer = self.ask(version, DescribeTopicPartitionsRequest::default().with_topics(vec![unknown])).await;
         assert_eq!(answer.topics[0].error_code, code(Error::UnknownTopicOrPartition));
+    }
+
+    async fn elect_leaders(&self, version: i16) {
+        let topic = format!("elected-{version}");
+        create(&self.connection, &topic, 1, &[]).await;
+        let one = elect_leaders_request::TopicPartitions::default().with_topic(topic_name(&topic)).with_partitions(vec![0, 7]);
+        let answer = self.ask(version, ElectLeadersRequest::default().with_topic_partitions(Some(vec![one]))).await;
+        let results: Vec<(i32, i16)> =
+            answer.replica_election_results[0].partition_result.iter().map(|result| (result.partition_id, result.error_code)).collect();
+        assert_eq!(results, [(0, code(Error::ElectionNotNeeded)), (7, code(Error::UnknownTopicOrPartition))]);
+        let answer = self.ask(version, ElectLeadersRequest::default().with_topic_partitions(None)).await;
+        assert_eq!((answer.error_code, answer.replica_election_results.len()), (0, 0), "of all, none needs one");
+        if version >= 1 {
+            let answer = self.ask(version, ElectLeadersRequest::default().with_election_type(2)).await;
+            assert_eq!(answer.error_code, code(Error::InvalidRequest));
+        }
+    }
+
+    async fn reassign(&self, version: i16) {
+        let topic = format!("reassigned-{version}");
+        create(&self.connection, &topic, 1, &[]).await;
+        let ask = async |replicas: Option<Vec<i32>>| {
+            let replicas = replicas.map(|replicas| replicas.into_iter().map(BrokerId).collect());
+            let partition = alter_partition_reassignments_request::ReassignablePartition::default().with_replicas(replicas);
+            let one = alter_partition_reassignments_request::ReassignableTopic::default().with_name(topic_name(&topic)).with_partitions(vec![partition]);
+            let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![one]);
+            let request = if version >= 1 { request.with_allow_replication_factor_change(false) } else { request };
+            let answer = self.ask(version, request).await;
+            assert_eq!(answer.error_code, 0);
+            answer.responses[0].partitions[0].error_code
+        };
+        let own = self.ask(0, DescribeClusterRequest::default()).await.controller_id.0;
+        assert_eq!(ask(Some(vec![own])).await, 0, "where it is");
+        assert_eq!(ask(Some(vec![own + 1])).await, code(Error::InvalidReplicaAssignment), "to a broker that is not there");
+        assert_eq!(ask(Some(vec![])).await, if version >= 1 { code(Error::InvalidReplicationFactor) } else { code(Error::InvalidReplicaAssignment) });
+        assert_eq!(ask(None).await, code(Error::NoReassignmentInProgress));
+    }
+
+    async fn alter_partition(&self, version: i16) {
+        let topic = format!("altered-{version}");
+        let id = create(&self.connection, &topic, 1, &[]).await;
+        let own = self.ask(0, DescribeClusterRequest::default()).await.controller_id;
+        let ask = async |broker_epoch, topic_id| {
+            let partition = alter_partition_request::PartitionData::default();
+            let partition = match version {
+                2 => partition.with_new_isr(vec![own]),
+                _ => partition.with_new_isr_with_epochs(vec![alter_partition_request::BrokerState::default().with_broker_id(own).with_broker_epoch(-1)]),
+            };
+            let one = alter_partition_request::TopicData::default().with_topic_id(topic_id).with_partitions(vec![partition]);
+            self.ask(version, AlterPartitionRequest::default().with_broker_id(own).with_broker_epoch(broker_epoch).with_topics(vec![one])).await
+        };
+        assert_eq!(ask(-7, id).await.error_code, code(Error::StaleBrokerEpoch));
     }
 }

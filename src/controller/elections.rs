@@ -1,0 +1,256 @@
+//! Who leads a partition and who is in sync, after brokers come, go, ask to leave or propose: pure. Each rule takes a partition as it is and returns it as it is
+//! to be; the edge writes the difference with a compare-and-set on the partition's epoch.
+//!
+//! - A leader is elected from the in-sync replicas that are registered, in the order of the assignment. From others only by an unclean election, which is allowed
+//!   by `unclean.leader.election.enable` or asked for (ElectLeaders); then the leader alone is in sync.
+//! - A broker that has gone leaves the in-sync replicas, as long as one stays: the others need not wait `replica.lag.time.max.ms` for it. Where nobody is left to
+//!   lead, the in-sync replicas stay as they are: each of them has all that was committed.
+//! - Every leadership has its epoch, also one that the same broker gets in another life ([`PartitionImage::leader_broker_epoch`]).
+//! - A broker whose log directory is another than before has nothing of what it had: it is in sync nowhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kafka_protocol::error::ResponseError as Error;
+
+use super::image::{BrokerInfo, PartitionImage};
+
+/// No broker.
+pub(super) const NOBODY: i32 = -1;
+
+/// The brokers as the controller knows them at the moment.
+#[derive(Clone, Copy)]
+pub(super) struct Cluster<'a> {
+    /// The registered ones.
+    pub(super) brokers: &'a BTreeMap<i32, BrokerInfo>,
+    /// Those that are registered and on their way out (ControlledShutdown): they get no leadership and do not join.
+    pub(super) leaving: &'a BTreeSet<i32>,
+    /// Those whose log directory was lost or exchanged since they were in sync.
+    pub(super) wiped: &'a BTreeSet<i32>,
+}
+
+impl Cluster<'_> {
+    fn is_registered(&self, id: i32) -> bool {
+        self.brokers.contains_key(&id)
+    }
+
+    /// Whether it is there, with the log that it had.
+    fn is_alive(&self, id: i32) -> bool {
+        self.is_registered(id) && !self.wiped.contains(&id)
+    }
+
+    fn may_lead(&self, id: i32) -> bool {
+        self.is_alive(id) && !self.leaving.contains(&id)
+    }
+
+    fn epoch(&self, id: i32) -> i64 {
+        self.brokers.get(&id).map_or(-1, |broker| broker.epoch)
+    }
+}
+
+/// `partition` under `leader` in another epoch.
+fn led_by(partition: &PartitionImage, leader: i32, isr: Vec<i32>, cluster: &Cluster<'_>) -> PartitionImage {
+    PartitionImage {
+        leader,
+        leader_epoch: partition.leader_epoch + 1,
+        leader_broker_epoch: cluster.epoch(leader),
+        isr,
+        ..partition.clone()
+    }
+}
+
+/// A new partition: all its replicas that are there are in sync, for there is nothing to have yet. If none is there, all are: each may lead when it comes.
+pub(super) fn created(replicas: &[i32], cluster: &Cluster<'_>) -> PartitionImage {
+    let there: Vec<i32> = replicas.iter().copied().filter(|id| cluster.may_lead(*id)).collect();
+    let leader = there.first().copied().unwrap_or(NOBODY);
+    PartitionImage {
+        leader,
+        leader_epoch: 0,
+        leader_broker_epoch: cluster.epoch(leader),
+        replicas: replicas.to_vec(),
+        isr: if there.is_empty() { replicas.to_vec() } else { there },
+        partition_epoch: 0,
+        adding: Vec::new(),
+        removing: Vec::new(),
+    }
+}
+
+/// The leader that a partition gets when it needs one: the first assigned replica that is in sync and may lead; one that is about to leave if there is no other.
+fn elect(partition: &PartitionImage, cluster: &Cluster<'_>) -> Option<i32> {
+    let in_sync = || partition.replicas.iter().copied().filter(|id| partition.isr.contains(id));
+    in_sync().find(|id| cluster.may_lead(*id)).or_else(|| in_sync().find(|id| cluster.is_alive(*id)))
+}
+
+/// The partition after brokers came, went, or came back in another life; `None` if it stays as it is.
+pub(super) fn reviewed(partition: &PartitionImage, cluster: &Cluster<'_>, may_be_unclean: bool) -> Option<PartitionImage> {
+    let had: Vec<i32> = partition.isr.iter().copied().filter(|id| !cluster.wiped.contains(id)).collect();
+    let stays = cluster.is_alive(partition.leader) && had.contains(&partition.leader);
+    let of_those_who_have = PartitionImage { isr: had, ..partition.clone() };
+    let leader = if stays { Some(partition.leader) } else { elect(&of_those_who_have, cluster) };
+    let next = match leader {
+        Some(leader) => {
+            let isr: Vec<i32> = of_those_who_have.isr.iter().copied().filter(|id| cluster.is_registered(*id)).collect();
+            // Another life of the leader: what it wrote unsynced in the former one may be gone, and the same epoch must not name other records.
+            if stays && cluster.epoch(leader) == partition.leader_broker_epoch {
+                PartitionImage { isr, ..partition.clone() }
+            } else {
+                led_by(partition, leader, isr, cluster)
+            }
+        }
+        None => match uncleanly(partition, cluster).filter(|_| may_be_unclean) {
+            Some(next) => next,
+            None if partition.leader == NOBODY => of_those_who_have,
+            None => led_by(&of_those_who_have, NOBODY, of_those_who_have.isr.clone(), cluster),
+        },
+    };
+    (next != *partition).then_some(next)
+}
+
+/// An unclean election: whoever is there leads, and what it does not have is lost. One whose log was not exchanged first.
+fn uncleanly(partition: &PartitionImage, cluster: &Cluster<'_>) -> Option<PartitionImage> {
+    let there = || partition.replicas.iter().copied().filter(|id| cluster.is_registered(*id));
+    let leader = there().find(|id| cluster.may_lead(*id)).or_else(|| there().find(|id| cluster.is_alive(*id))).or_else(|| there().next())?;
+    Some(led_by(partition, leader, vec![leader], cluster))
+}
+
+/// What a leader proposes (AlterPartition).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IsrChange {
+    /// The leader's epoch.
+    pub leader_epoch: i32,
+    /// The epoch of the partition that is to be changed.
+    pub partition_epoch: i32,
+    /// The in-sync replicas, each with the broker epoch that the leader knows; −1 for one that it does not know.
+    pub isr: Vec<(i32, i64)>,
+}
+
+/// Judges the proposal of broker `from`; `Ok(None)` if the partition is as proposed already. The rules and their errors are those of KIP-497 and KIP-903.
+///
+/// # Errors
+/// INVALID_REQUEST if `from` does not lead it, if the proposal leaves the leader out or names others than replicas; FENCED_LEADER_EPOCH and
+/// INVALID_UPDATE_VERSION if it is overtaken; NOT_CONTROLLER if it is of a later state than this controller knows; INELIGIBLE_REPLICA if it names a broker that
+/// has gone, is leaving, or is in another life.
+pub(super) fn proposed(partition: &PartitionImage, from: i32, change: &IsrChange, cluster: &Cluster<'_>) -> Result<Option<PartitionImage>, Error> {
+    if change.leader_epoch > partition.leader_epoch || change.partition_epoch > partition.partition_epoch {
+        return Err(Error::NotController);
+    }
+    if change.leader_epoch < partition.leader_epoch {
+        return Err(Error::FencedLeaderEpoch);
+    }
+    let isr: Vec<i32> = partition.replicas.iter().copied().filter(|id| change.isr.iter().any(|(proposed, _)| proposed == id)).collect();
+    if partition.leader != from || !isr.contains(&from) || isr.len() != change.isr.len() {
+        return Err(Error::InvalidRequest);
+    }
+    let is_same = isr.iter().collect::<BTreeSet<_>>() == partition.isr.iter().collect::<BTreeSet<_>>();
+    if change.partition_epoch < partition.partition_epoch {
+        // Its own proposal, whose answer was lost.
+        return if is_same { Ok(None) } else { Err(Error::InvalidUpdateVersion) };
+    }
+    if is_same {
+        return Ok(None);
+    }
+    for (id, epoch) in &change.isr {
+        let joins = !partition.isr.contains(id);
+        let is_eligible = cluster.is_alive(*id) && (*epoch == -1 || *epoch == cluster.epoch(*id)) && !(joins && cluster.leaving.contains(id));
+        if !is_eligible && *id != from {
+            return Err(Error::IneligibleReplica);
+        }
+    }
+    let next = PartitionImage { isr, ..partition.clone() };
+    Ok(Some(completed(&next, cluster).unwrap_or(next)))
+}
+
+/// The partition after broker `id` has asked to leave: another one leads if one can, and the broker is in sync no more. `None` if nothing changes.
+pub(super) fn left(partition: &PartitionImage, id: i32, cluster: &Cluster<'_>) -> Option<PartitionImage> {
+    let others: Vec<i32> = partition.isr.iter().copied().filter(|other| *other != id).collect();
+    if partition.leader != id {
+        // The last one stays: it has what was committed.
+        return (partition.isr.contains(&id) && !others.is_empty()).then(|| PartitionImage { isr: others, ..partition.clone() });
+    }
+    let rest = PartitionImage { isr: others, ..partition.clone() };
+    let leader = rest.replicas.iter().copied().find(|other| rest.isr.contains(other) && cluster.may_lead(*other))?;
+    Some(led_by(partition, leader, rest.isr, cluster))
+}
+
+/// A preferred election: the first assigned replica leads.
+///
+/// # Errors
+/// ELECTION_NOT_NEEDED if it does already, PREFERRED_LEADER_NOT_AVAILABLE if it cannot.
+pub(super) fn preferred(partition: &PartitionImage, cluster: &Cluster<'_>) -> Result<PartitionImage, Error> {
+    let first = partition.replicas.first().copied().unwrap_or(NOBODY);
+    if partition.leader == first {
+        Err(Error::ElectionNotNeeded)
+    } else if partition.isr.contains(&first) && cluster.may_lead(first) {
+        let isr = partition.isr.iter().copied().filter(|id| cluster.is_registered(*id)).collect();
+        Ok(led_by(partition, first, isr, cluster))
+    } else {
+        Err(Error::PreferredLeaderNotAvailable)
+    }
+}
+
+/// An unclean election that was asked for.
+///
+/// # Errors
+/// ELECTION_NOT_NEEDED if there is a leader, ELIGIBLE_LEADERS_NOT_AVAILABLE if no replica is there.
+pub(super) fn unclean(partition: &PartitionImage, cluster: &Cluster<'_>) -> Result<PartitionImage, Error> {
+    if cluster.is_registered(partition.leader) {
+        return Err(Error::ElectionNotNeeded);
+    }
+    match elect(partition, cluster) {
+        // One that is in sync loses nothing.
+        Some(leader) => {
+            let isr = partition.isr.iter().copied().filter(|id| cluster.is_alive(*id)).collect();
+            Ok(led_by(partition, leader, isr, cluster))
+        }
+        None => uncleanly(partition, cluster).ok_or(Error::EligibleLeadersNotAvailable),
+    }
+}
+
+/// The partition on its way to other replicas (KIP-455): assigned to those that it gets, and to those that it has until they are no longer needed. A reassignment
+/// that is under way is replaced: what it added and is not wanted any more goes again.
+pub(super) fn reassigned(partition: &PartitionImage, target: &[i32], cluster: &Cluster<'_>) -> PartitionImage {
+    // What it had before any reassignment began.
+    let origin: Vec<i32> = partition.replicas.iter().copied().filter(|id| !partition.adding.contains(id)).collect();
+    let adding: Vec<i32> = target.iter().copied().filter(|id| !origin.contains(id)).collect();
+    let removing: Vec<i32> = origin.iter().copied().filter(|id| !target.contains(id)).collect();
+    let replicas: Vec<i32> = target.iter().copied().chain(removing.iter().copied()).collect();
+    let next = PartitionImage { adding, removing, ..partition.clone() };
+    let next = narrowed(&next, replicas, cluster).unwrap_or(next);
+    completed(&next, cluster).unwrap_or(next)
+}
+
+/// The partition without the reassignment that is under way; `None` if there is none, or if what it had before cannot lead.
+pub(super) fn cancelled(partition: &PartitionImage, cluster: &Cluster<'_>) -> Option<PartitionImage> {
+    if !partition.is_reassigning() {
+        return None;
+    }
+    let origin: Vec<i32> = partition.replicas.iter().copied().filter(|id| !partition.adding.contains(id)).collect();
+    narrowed(&PartitionImage { adding: Vec::new(), removing: Vec::new(), ..partition.clone() }, origin, cluster)
+}
+
+/// The partition after its reassignment, if all that it gets are in sync; `None` as long as not.
+pub(super) fn completed(partition: &PartitionImage, cluster: &Cluster<'_>) -> Option<PartitionImage> {
+    if !partition.is_reassigning() {
+        return None;
+    }
+    let target: Vec<i32> = partition.replicas.iter().copied().filter(|id| !partition.removing.contains(id)).collect();
+    if !target.iter().all(|id| partition.isr.contains(id)) {
+        return None;
+    }
+    narrowed(&PartitionImage { adding: Vec::new(), removing: Vec::new(), ..partition.clone() }, target, cluster)
+}
+
+/// `partition` assigned to `replicas` alone, under one of them; always in another epoch, so that no answer to an earlier assignment is mistaken for one to this.
+/// `None` if none of them can lead what another one leads now.
+fn narrowed(partition: &PartitionImage, replicas: Vec<i32>, cluster: &Cluster<'_>) -> Option<PartitionImage> {
+    let isr: Vec<i32> = partition.isr.iter().copied().filter(|id| replicas.contains(id)).collect();
+    let next = PartitionImage { replicas, isr: isr.clone(), ..partition.clone() };
+    let leader = if next.replicas.contains(&partition.leader) { partition.leader } else { elect(&next, cluster).unwrap_or(NOBODY) };
+    if isr.is_empty() || (leader == NOBODY && partition.leader != NOBODY) {
+        return None;
+    }
+    Some(led_by(&next, leader, isr, cluster))
+}
+
+#[cfg(test)]
+#[path = "elections_tests.rs"]
+mod tests;
