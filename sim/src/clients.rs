@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`crew`] | the clients of a run, started together and waited for |
 //! | [`history`] | what clients did and saw, and the checks over it |
-//! | [`producer`], [`reader`], [`member`], [`admin`] | the clients' habits |
+//! | [`producer`], [`reader`], [`member`], [`admin`], [`mover`] | the clients' habits |
 //! | [`link`], [`value`] | what clients share; the records that they write |
 
 pub mod admin;
@@ -12,6 +12,7 @@ pub mod crew;
 pub mod history;
 pub mod link;
 pub mod member;
+pub mod mover;
 pub mod producer;
 pub mod reader;
 pub mod value;

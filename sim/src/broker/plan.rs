@@ -90,7 +90,7 @@ impl Plan {
             broker,
             topics,
             client_host_count: draws.between(1, 3) as usize,
-            roster: Roster { producers, readers, members, admins, watch_pause_ms: *draws.pick(&[300, 1_500]) },
+            roster: Roster { producers, readers, members, admins, movers: Vec::new(), watch_pause_ms: *draws.pick(&[300, 1_500]) },
             groups_vanish,
             rot,
             leap_count: if groups_vanish { draws.between(0, 20) } else { 0 },

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::link::{Link, Shared};
-use super::{admin, member, producer, reader};
+use super::{admin, member, mover, producer, reader};
 use crate::runtime::SimRuntime;
 use crate::verdict::Verdict;
 use crate::world::{Host, World};
@@ -35,6 +35,8 @@ pub struct Roster {
     pub readers: Vec<reader::Habit>,
     /// The administrators.
     pub admins: Vec<admin::Habit>,
+    /// Who moves replicas.
+    pub movers: Vec<mover::Habit>,
     /// Longest pause of the client that watches the groups' offsets, in ms.
     pub watch_pause_ms: u64,
 }
@@ -154,6 +156,11 @@ impl Crew {
                     *lock(&topics) = known;
                 }
             });
+            working.clients.push(client);
+        }
+        for (number, habit) in roster.movers.iter().enumerate() {
+            let habit = habit.clone();
+            let client = self.start(ordinal(&working), format!("mover-{number}"), move |link| mover::run(link, habit.clone()));
             working.clients.push(client);
         }
         let (groups, pause_ms) = (roster.groups(), roster.watch_pause_ms);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::broker::plan::{draw_members, draw_producer, draw_reader};
-use crate::clients::admin;
+use crate::clients::{admin, mover};
 use crate::clients::crew::{NewTopic, Roster};
 use crate::rng::Stream;
 
@@ -99,7 +99,9 @@ impl Plan {
             max_partition_count: 3,
             max_replication_factor: REPLICATION_MAX,
         });
-        let roster = Roster { producers, readers, members, admins: admins.collect(), watch_pause_ms: 1_500 };
+        let admins = admins.collect();
+        let movers = (0..*draws.pick(&[0, 0, 1])).map(|_| mover::Habit { max_pause_ms: *draws.pick(&[1_000, 6_000]) }).collect();
+        let roster = Roster { producers, readers, members, admins, movers, watch_pause_ms: 1_500 };
         Self {
             broker_count,
             member_count,
@@ -260,6 +262,7 @@ impl fmt::Display for Plan {
         self.roster.readers.iter().try_for_each(|habit| writeln!(f, "client:  reader {habit:?}"))?;
         self.roster.members.iter().try_for_each(|habit| writeln!(f, "client:  member {habit:?}"))?;
         self.roster.admins.iter().try_for_each(|habit| writeln!(f, "client:  admin {habit:?}"))?;
+        self.roster.movers.iter().try_for_each(|habit| writeln!(f, "client:  mover {habit:?}"))?;
         write!(
             f,
             "         on {} hosts; the last broker comes after {} of 1000; an aimed fault per {} ms, a disk lost per {} ms, a rolling restart per {} ms",

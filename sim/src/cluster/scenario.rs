@@ -96,8 +96,9 @@ struct Run {
     phase: watch::Sender<Phase>,
     crew: Crew,
     core: Core,
-    /// Whether the last broker may be started by whoever looks after the brokers.
     next_producer: u32,
+    /// Partitions of several replicas that are out of reach, with the reason.
+    excused: BTreeMap<Place, String>,
 }
 
 impl Run {
@@ -123,7 +124,7 @@ impl Run {
         let hosts = (0..plan.client_host_count).map(|index| world.host(&format!("client-{index}"))).collect();
         let crew = Crew { shared, hosts, topics: plan.topics.clone() };
         let next_producer = plan.roster.producers.len() as u32;
-        Self { plan, cluster, history, monitor, phase, crew, core: Core::default(), next_producer, setting }
+        Self { plan, cluster, history, monitor, phase, crew, core: Core::default(), next_producer, excused: BTreeMap::new(), setting }
     }
 
     fn world(&self) -> &World {
@@ -187,6 +188,9 @@ impl Run {
             let why = history.lossy().values().next().cloned().unwrap_or_default();
             return Ok(Verdict::Unrecoverable { reason: format!("{why}: {}: {}", lost.check, lost.what) });
         }
+        if let Some((place, why)) = self.excused.first_key_value() {
+            return Ok(Verdict::Unrecoverable { reason: format!("{place:?}: {why}") });
+        }
         if seconds < MIN_SECONDS || operation_count < MIN_OPERATION_COUNT || fault_count < MIN_FAULT_COUNT {
             return Ok(Verdict::NotCounted { reason: format!("{seconds} s, {operation_count} operations, {fault_count} faults") });
         }
@@ -225,7 +229,7 @@ impl Run {
 
     async fn converge(&mut self, working: &Working) -> Result<(), Verdict> {
         let world = self.world().clone();
-        let deadline = world.now() + CONVERGE_WITHIN;
+        let (deadline, excuse_after) = (world.now() + CONVERGE_WITHIN, world.now() + CONVERGE_WITHIN / 3);
         self.repair().await?;
         loop {
             self.verdict()?;
@@ -235,12 +239,36 @@ impl Run {
             if unsettled.is_none() && pending.is_empty() {
                 return self.verdict();
             }
+            if world.now() > excuse_after && unsettled.is_some() {
+                self.excuse();
+            }
+            if let Some((place, why)) = self.excused.iter().find(|(place, _)| place.0 == OFFSETS_TOPIC) {
+                return Err(Verdict::Unrecoverable { reason: format!("{place:?}: {why}") });
+            }
             if world.now() > deadline {
                 let last = world.halts().pop();
                 let why = unsettled.unwrap_or_else(|| "all partitions are as they should be".to_owned());
                 return Err(Verdict::Liveness { reason: format!("{CONVERGE_WITHIN:?} after healing: {why}; unfinished: {pending:?}; the last halt: {last:?}") });
             }
             world.sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Gives up the partitions none of whose in-sync replicas are healed: what was known of them when the core was drawn was old. Every broker of the core must say
+    /// so, and that nobody leads.
+    fn excuse(&mut self) {
+        let living = self.cluster.living();
+        let told: Vec<_> = living.iter().filter(|(index, ..)| self.core.has(*index as i32 + 1)).map(|(_, _, broker)| broker.controller().image()).collect();
+        for (place, view) in self.monitor.views() {
+            let state = |image: &Arc<ottla::controller::image::MetadataImage>| image.partition(&place.0, place.1).cloned();
+            let is_out_of_reach = |state: &ottla::controller::image::PartitionImage| !state.isr.iter().any(|id| self.core.has(*id));
+            if !told.is_empty() && told.iter().all(|image| state(image).is_some_and(|state| is_out_of_reach(&state))) && !lock(&self.history).is_hopeless(&place) {
+                let why = format!("its in-sync replicas {:?} all stay broken", view.state.isr);
+                lock(&self.history).give_up(&place, &why);
+                if view.state.replicas.len() > 1 {
+                    self.excused.insert(place, why);
+                }
+            }
         }
     }
 
