@@ -212,10 +212,8 @@ impl<R: Runtime> Broker<R> {
         const FINISH: Duration = Duration::from_millis(500);
         /// How long connections have to send what is answered.
         const DRAIN: Duration = Duration::from_secs(5);
-        /// How long leaderships may take to be handed over; with nobody to take them it is shorter.
-        const HAND_OVER: Duration = Duration::from_secs(5);
         if self.config.controlled_shutdown_enable {
-            self.hand_over(HAND_OVER).await;
+            self.hand_over().await;
         }
         self.stop.send_replace(true);
         // Long polls are answered with what there is; they look whether the broker stops after they have registered.

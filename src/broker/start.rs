@@ -145,10 +145,9 @@ impl<R: Runtime> Broker<R> {
             bound,
             config,
         });
+        // Before the first image makes leaders.
+        broker.runtime.spawn("isr-proposals", Arc::clone(&broker).carry_proposals(broker.replicas.take_proposals()));
         broker.start_following().await;
-        if let Some(proposals) = broker.replicas.take_proposals() {
-            broker.runtime.spawn("isr-proposals", Arc::clone(&broker).carry_proposals(proposals));
-        }
         for (config, sockets) in listeners {
             for socket in sockets {
                 let accepting = Arc::clone(&broker).accept(socket, Arc::from(config.name.as_str()));

@@ -18,7 +18,7 @@ use crate::controller::topics::{ApiError, NewTopic};
 use crate::replication::alter_partition;
 use crate::replication::leader::Outcome;
 use crate::replication::partition::IsrProposal;
-use crate::runtime::{HostPort, Runtime};
+use crate::runtime::{HostPort, Runtime, Timer};
 use crate::wire::control::{ControlledShutdownRequest, NO_BROKER_EPOCH};
 
 /// How many proposals are carried in one request at most.
@@ -142,7 +142,8 @@ impl<R: Runtime> Broker<R> {
         }
         let text = |text: &str| StrBytes::from_string(text.to_owned());
         let asked = topics.iter().map(|topic| {
-            let configs = topic.configs.iter().map(|(name, value)| CreatableTopicConfig::default().with_name(text(name)).with_value(value.as_deref().map(text)));
+            let configs =
+                topic.configs.iter().map(|(name, value)| CreatableTopicConfig::default().with_name(text(name)).with_value(value.as_deref().map(text)));
             CreatableTopic::default()
                 .with_name(TopicName(text(&topic.name)))
                 .with_num_partitions(topic.partition_count)
@@ -167,16 +168,16 @@ impl<R: Runtime> Broker<R> {
         }
     }
 
-    /// Asks the controller to move this broker's leaderships away, again until none is left or `patience` is over (`controlled.shutdown.enable`).
-    pub(super) async fn hand_over(&self, patience: Duration) {
-        let is_needed = |partition: &PartitionImage| partition.replicas.len() > 1 && partition.replicas.contains(&self.id());
-        if !self.controller.image().topics.values().any(|topic| topic.partitions.iter().any(is_needed)) {
-            return;
-        }
-        let mut late = self.runtime.sleep(patience);
+    /// Asks the controller to move this broker's leaderships away, again until none is left that another broker could have (`controlled.shutdown.enable`).
+    pub(super) async fn hand_over(&self) {
+        /// How long others may take to catch up.
+        const PATIENCE: Duration = Duration::from_secs(5);
+        /// How long there may be no controller, or one that does not answer: when the whole cluster is stopped there is nobody to hand over to.
+        const UNHEARD: Duration = Duration::from_secs(1);
         let mut images = self.controller.subscribe();
+        let (mut late, mut unheard) = (self.runtime.sleep(PATIENCE), self.runtime.sleep(UNHEARD));
         let mut last = String::new();
-        loop {
+        while self.is_leader_of_others() {
             images.mark_unchanged();
             let asked = async {
                 if self.is_controller() {
@@ -192,23 +193,37 @@ impl<R: Runtime> Broker<R> {
             let asked = tokio::select! {
                 biased;
                 asked = asked => asked,
+                () = &mut unheard => break,
                 () = &mut late => break,
             };
             match asked {
-                // What is left has no other in-sync replica: waiting longer helps only if one catches up.
                 Ok(0) => return,
-                Ok(left) => last = format!("{left} partitions have no other in-sync replica"),
+                Ok(left) => {
+                    last = format!("{left} partitions have no other in-sync replica");
+                    unheard.reset(self.runtime.now() + UNHEARD);
+                }
                 Err(error) => last = error.to_string(),
             }
             let mut pause = self.runtime.sleep(BACKOFF);
             tokio::select! {
                 biased;
+                () = &mut unheard => break,
                 () = &mut late => break,
                 _ = images.changed() => {}
                 () = &mut pause => {}
             }
         }
-        tracing::warn!(why = last, patience_ms = patience.as_millis(), "not all leaderships were handed over before the stop");
+        if !last.is_empty() {
+            tracing::warn!(why = last, "not all leaderships were handed over before the stop");
+        }
+    }
+
+    /// Whether it is in sync with others in a partition, one of whom is there: whether anybody misses it.
+    fn is_leader_of_others(&self) -> bool {
+        let image = self.controller.image();
+        let is_there = |id: &i32| *id != self.id() && image.brokers.contains_key(id);
+        let is_missed = |partition: &PartitionImage| partition.isr.contains(&self.id()) && partition.replicas.iter().any(is_there);
+        image.topics.values().any(|topic| topic.partitions.iter().any(is_missed))
     }
 }
 

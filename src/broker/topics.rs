@@ -189,6 +189,11 @@ impl<R: Runtime> Broker<R> {
             }
         }
         self.follow_image().await;
+        // Another broker created it, and its word comes before the metadata: clients ask again then.
+        let image = self.controller.image();
+        for name in topics.keys().filter(|name| !image.topics.contains_key(**name)) {
+            refused.entry((*name).to_owned()).or_insert(Error::LeaderNotAvailable);
+        }
         refused
     }
 }

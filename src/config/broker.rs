@@ -5,11 +5,41 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::config::coordination::CoordinationConfig;
-use crate::config::definition::{Valid, config_table};
+use crate::config::definition::{ConfigValue, Kind, Valid, config_table};
 use crate::config::describe::{ConfigEntry, ConfigSource, ConfigSynonym};
 use crate::config::listener::Listener;
 use crate::config::topic::{self, TopicConfig};
 use crate::coordination::client::ConnectString;
+
+/// Which replica consumers read from (`replica.selector.class`): Kafka's two, by the names of their classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplicaSelector {
+    /// The leader.
+    Leader,
+    /// An in-sync one in the consumer's rack.
+    RackAware,
+}
+
+impl ReplicaSelector {
+    const LEADER: &'static str = "org.apache.kafka.common.replica.LeaderSelector";
+    const RACK_AWARE: &'static str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+}
+
+impl ConfigValue for ReplicaSelector {
+    const KIND: Kind = Kind::String;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "" | Self::LEADER => Ok(Self::Leader),
+            Self::RACK_AWARE => Ok(Self::RackAware),
+            _ => Err(format!("nothing, {} or {}", Self::LEADER, Self::RACK_AWARE)),
+        }
+    }
+
+    fn print(&self) -> Option<String> {
+        (*self == Self::RackAware).then(|| Self::RACK_AWARE.to_owned())
+    }
+}
 
 config_table! {
     /// A broker's configuration. [`BrokerConfig::default`] is what a broker without any file runs with.
@@ -116,6 +146,8 @@ config_table! {
         replica_high_watermark_checkpoint_interval_ms: i64 = "replica.high.watermark.checkpoint.interval.ms", "5000", Valid::AtLeast(1), [];
         /// A follower that has not caught up for this many ms leaves the in-sync replicas.
         replica_lag_time_max_ms: i64 = "replica.lag.time.max.ms", "30000", Valid::AtLeast(1), [];
+        /// From which replica consumers with a `client.rack` read: the leader, or one that is in sync in their rack (KIP-392).
+        replica_selector_class: ReplicaSelector = "replica.selector.class", "", Valid::Any, [];
         /// Time in ms within which a leader must answer a follower; more than `replica.fetch.wait.max.ms`.
         replica_socket_timeout_ms: i32 = "replica.socket.timeout.ms", "30000", Valid::AtLeast(1), [];
         /// Time in ms within which a request to another broker must be answered.

@@ -366,7 +366,6 @@ const OTHER: &[&str] = &[
     "log.dir.failure.timeout.ms",
     "log.initial.task.delay.ms",
     "max.decompressed.message.bytes",
-    "replica.selector.class",
     "replica.socket.receive.buffer.bytes",
     "socket.connection.setup.timeout.max.ms",
     "socket.connection.setup.timeout.ms",

@@ -1,8 +1,8 @@
 //! The changes that are asked of the controller, carried out one after the other.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use kafka_protocol::error::ResponseError;
 use tokio::sync::{oneshot, watch};
@@ -339,7 +339,8 @@ impl<R: Runtime> Changes<R> {
             .iter()
             .zip(0..)
             .map(|(replicas, partition)| {
-                let (operations, image) = self.with_cluster(&brokers, |cluster| new_partition(&plan.name, partition, replicas, self.controller_epoch(), cluster));
+                let (operations, image) =
+                    self.with_cluster(&brokers, |cluster| new_partition(&plan.name, partition, replicas, self.controller_epoch(), cluster));
                 units.push(Unit { owner, operations });
                 image
             })
@@ -421,7 +422,8 @@ impl<R: Runtime> Changes<R> {
             };
             units.push(Unit { owner, operations: vec![operation] });
             for replicas in &added {
-                let (operations, image) = self.with_cluster(&image.brokers, |cluster| new_partition(&topic.name, topic.partition_count(), replicas, self.controller_epoch(), cluster));
+                let (operations, image) = self
+                    .with_cluster(&image.brokers, |cluster| new_partition(&topic.name, topic.partition_count(), replicas, self.controller_epoch(), cluster));
                 units.push(Unit { owner, operations });
                 topic.partitions.push(image);
             }

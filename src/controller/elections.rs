@@ -49,13 +49,7 @@ impl Cluster<'_> {
 
 /// `partition` under `leader` in another epoch.
 fn led_by(partition: &PartitionImage, leader: i32, isr: Vec<i32>, cluster: &Cluster<'_>) -> PartitionImage {
-    PartitionImage {
-        leader,
-        leader_epoch: partition.leader_epoch + 1,
-        leader_broker_epoch: cluster.epoch(leader),
-        isr,
-        ..partition.clone()
-    }
+    PartitionImage { leader, leader_epoch: partition.leader_epoch + 1, leader_broker_epoch: cluster.epoch(leader), isr, ..partition.clone() }
 }
 
 /// A new partition: all its replicas that are there are in sync, for there is nothing to have yet. If none is there, all are: each may lead when it comes.

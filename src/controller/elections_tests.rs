@@ -20,15 +20,7 @@ impl World {
 }
 
 fn partition(leader: i32, leader_broker_epoch: i64, isr: &[i32]) -> PartitionImage {
-    PartitionImage {
-        leader,
-        leader_epoch: 4,
-        leader_broker_epoch,
-        replicas: vec![1, 2, 3],
-        isr: isr.to_vec(),
-        partition_epoch: 9,
-        ..PartitionImage::default()
-    }
+    PartitionImage { leader, leader_epoch: 4, leader_broker_epoch, replicas: vec![1, 2, 3], isr: isr.to_vec(), partition_epoch: 9, ..PartitionImage::default() }
 }
 
 /// Leader, leader epoch, in-sync replicas.

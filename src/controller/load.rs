@@ -183,13 +183,7 @@ impl<R: Runtime> Load<'_, R> {
         Ok(Some(Found::Topic(Box::new(ReadTopic { image, units }))))
     }
 
-    async fn partition(
-        &self,
-        topic: &str,
-        index: i32,
-        assigned: PartitionImage,
-        may_be_unclean: bool,
-    ) -> Result<(PartitionImage, Vec<Operation>), StartError> {
+    async fn partition(&self, topic: &str, index: i32, assigned: PartitionImage, may_be_unclean: bool) -> Result<(PartitionImage, Vec<Operation>), StartError> {
         let path = znodes::state_path(topic, index);
         // The controller alone writes states: it need not be told of them.
         let view = match self.reign {

@@ -87,7 +87,8 @@ impl<R: Runtime> Changes<R> {
         rule: impl Fn(&TopicImage, &PartitionImage, &Cluster<'_>) -> Option<PartitionImage>,
     ) -> Vec<Next> {
         self.with_cluster(brokers, |cluster| {
-            let partitions = image.topics.values().flat_map(|topic| topic.partitions.iter().zip(0..).map(move |(partition, number)| (topic, partition, number)));
+            let partitions =
+                image.topics.values().flat_map(|topic| topic.partitions.iter().zip(0..).map(move |(partition, number)| (topic, partition, number)));
             let changed = partitions.filter_map(|(topic, partition, number)| {
                 let partition = rule(topic, partition, cluster)?;
                 Some(Next { topic: topic.name.clone(), number, partition })
@@ -128,7 +129,10 @@ impl<R: Runtime> Changes<R> {
             return Ok(());
         }
         for (id, _) in news.iter().filter(|(id, _)| self.reigning().directories.contains_key(id)) {
-            tracing::warn!(broker = id, "the broker has come back with another log directory: what it had is gone, and it is in sync nowhere until it has caught up");
+            tracing::warn!(
+                broker = id,
+                "the broker has come back with another log directory: what it had is gone, and it is in sync nowhere until it has caught up"
+            );
         }
         let operations = news.iter().map(|(id, directory)| {
             let (path, content) = (znodes::directory_path(*id), znodes::encode_directory(*directory));

@@ -6,8 +6,8 @@
 //! contends for like everybody else. While the service is away the last image stands: what is produced and fetched needs no more.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};

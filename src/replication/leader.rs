@@ -226,6 +226,19 @@ impl Leader {
         self.isr.iter().copied().chain(proposed).collect()
     }
 
+    /// The in-sync followers whose logs reach from before `offset` to it: the furthest first.
+    pub fn in_sync_followers_at(&self, offset: i64) -> Vec<i32> {
+        let has_it = |follower: &Follower| follower.log_start_offset <= offset && follower.end_offset >= offset;
+        let mut found: Vec<(i64, i32)> = self
+            .followers
+            .iter()
+            .filter(|(id, follower)| self.isr.contains(id) && has_it(follower))
+            .map(|(id, follower)| (-follower.end_offset, *id))
+            .collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, id)| id).collect()
+    }
+
     /// Where the epoch began in the log.
     pub fn epoch_start_offset(&self) -> i64 {
         self.epoch_start_offset

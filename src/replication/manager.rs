@@ -18,7 +18,7 @@ use crate::replication::fetcher::{FetcherConfig, Fetchers};
 use crate::replication::lag::LagChecks;
 use crate::replication::log_config::log_config;
 use crate::replication::order::{Fence, PartitionOrder, Verdict, judge_stop};
-use crate::replication::partition::{IsrProposal, Partition, ReplicaRules};
+use crate::replication::partition::{IsrProposal, Partition, Proposals, ReplicaRules};
 use crate::runtime::{HostPort, Runtime};
 use crate::topic_partition::TopicPartition;
 use crate::wire::control::{LeaderAndIsrRequest, LeaderAndIsrResponse, LeaderAndIsrTopic, StopReplicaRequest, StopReplicaResponse, TopicErrors};
@@ -60,8 +60,6 @@ pub struct ReplicaManager<R: Runtime> {
     config: ReplicaConfig,
     logs: LogManager<R>,
     rules: ReplicaRules,
-    /// What leaders propose, until somebody takes it to the controller.
-    proposals: Mutex<Option<mpsc::UnboundedReceiver<IsrProposal>>>,
     fetchers: Fetchers<R>,
     lag: LagChecks<R>,
     /// Whether a controller commands: images are not applied then.
@@ -82,13 +80,11 @@ pub struct ReplicaManager<R: Runtime> {
 impl<R: Runtime> ReplicaManager<R> {
     /// No replicas yet; [`ReplicaManager::apply`] brings them. `resolve` finds every key of a topic's configuration.
     pub fn new(runtime: R, config: ReplicaConfig, logs: LogManager<R>, resolve: impl Fn(&TopicImage) -> TopicConfig + Send + Sync + 'static) -> Self {
-        let (proposals, proposed) = mpsc::unbounded_channel();
         let broker_id = config.fetch.broker_id;
         Self {
             broker_id,
             logs,
-            rules: ReplicaRules { broker_id, lag_max: config.lag_max, proposals },
-            proposals: Mutex::new(Some(proposed)),
+            rules: ReplicaRules { broker_id, lag_max: config.lag_max, proposals: Proposals::default() },
             fetchers: Fetchers::new(runtime.clone(), config.fetch.clone()),
             lag: LagChecks::new(runtime, config.lag_max),
             commanded: AtomicBool::new(false),
@@ -119,9 +115,9 @@ impl<R: Runtime> ReplicaManager<R> {
         self.fetchers.set_broker_epoch(epoch);
     }
 
-    /// What leaders propose to the controller, for whoever takes it there and brings [`Partition::proposal_answered`] back. Once.
-    pub fn take_proposals(&self) -> Option<mpsc::UnboundedReceiver<IsrProposal>> {
-        self.proposals.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What leaders propose to the controller, for whoever takes it there and brings [`Partition::proposal_answered`] back: whoever asked last.
+    pub fn take_proposals(&self) -> mpsc::UnboundedReceiver<IsrProposal> {
+        self.rules.proposals.take()
     }
 
     /// The tasks that follow leaders.

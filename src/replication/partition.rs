@@ -113,7 +113,32 @@ pub struct ReplicaRules {
     /// `replica.lag.time.max.ms`.
     pub lag_max: Duration,
     /// Where proposals go.
-    pub proposals: mpsc::UnboundedSender<IsrProposal>,
+    pub proposals: Proposals,
+}
+
+/// The way of proposals to whoever carries them to the controller. Clones are the same way.
+#[derive(Clone, Debug)]
+pub struct Proposals(Arc<Mutex<mpsc::UnboundedSender<IsrProposal>>>);
+
+impl Default for Proposals {
+    /// One that nobody listens to yet.
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(mpsc::unbounded_channel().0)))
+    }
+}
+
+impl Proposals {
+    /// Leads proposals to whoever asked last; who asked before is told that no more will come.
+    pub fn take(&self) -> mpsc::UnboundedReceiver<IsrProposal> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sender;
+        receiver
+    }
+
+    fn send(&self, proposal: IsrProposal) {
+        // Nobody listens once the broker stops.
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).send(proposal);
+    }
 }
 
 enum Role {
@@ -301,6 +326,25 @@ impl<R: Runtime> Partition<R> {
             Ok(())
         } else {
             Err(PartitionError::NotLeader)
+        }
+    }
+
+    /// Checks the leader epoch that a consumer's fetch carries, and that this replica may answer it: as leader, or as follower of a consumer in its rack (KIP-392).
+    ///
+    /// # Errors
+    /// If it is not this partition's current epoch, or this replica has no role.
+    pub fn check_reader_epoch(&self, requested: i32) -> Result<(), PartitionError> {
+        match self.check_leader_epoch(requested) {
+            Err(PartitionError::NotLeader) if self.follows().is_some() => Ok(()),
+            checked => checked,
+        }
+    }
+
+    /// The in-sync followers that have what is before `offset` and the record at it, if there is one: whom a consumer may read from instead.
+    pub fn followers_at(&self, offset: i64) -> Vec<i32> {
+        match &*self.role() {
+            Role::Leader(leader) => leader.in_sync_followers_at(offset),
+            _ => Vec::new(),
         }
     }
 
@@ -634,8 +678,7 @@ impl<R: Runtime> Partition<R> {
             self.advance_high_watermark(to);
         }
         if let Some(proposal) = effects.propose {
-            // Nobody listens once the broker stops.
-            let _ = self.rules.proposals.send(IsrProposal { partition: self.id.clone(), topic_id: self.topic_id, proposal });
+            self.rules.proposals.send(IsrProposal { partition: self.id.clone(), topic_id: self.topic_id, proposal });
         }
     }
 

@@ -75,7 +75,7 @@ impl Cluster {
         for id in 1..=3 {
             let home = temp_dir();
             let broker = start(home.path(), id, lag_ms).await;
-            let proposals = broker.replicas().take_proposals().unwrap();
+            let proposals = broker.replicas().take_proposals();
             broker.replicas().set_broker_epoch(i64::from(id));
             nodes.insert(id, Node { home, broker, epoch: i64::from(id), proposals });
         }
@@ -153,7 +153,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).unwrap();
         node.broker.shutdown().await;
         node.broker = start(node.home.path(), id, self.lag_ms).await;
-        node.proposals = node.broker.replicas().take_proposals().unwrap();
+        node.proposals = node.broker.replicas().take_proposals();
         node.broker.replicas().set_broker_epoch(epoch);
         node.epoch = epoch;
     }

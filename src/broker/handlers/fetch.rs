@@ -11,6 +11,7 @@ use crate::broker::Broker;
 use crate::broker::connection::{FileOf, Response};
 use crate::broker::dispatch::Outcome;
 use crate::broker::fetch_session::{FetchContext, PartitionKey, SessionError, SessionRequest, Told, TopicKey, Wanted};
+use crate::config::broker::ReplicaSelector;
 use crate::config::topic::CompressionType;
 use crate::purgatory::Waiter;
 use crate::replication::follower::{Lineage, compare_ends};
@@ -22,6 +23,9 @@ use crate::wire::fetch::{
     AbortedTransaction, EpochEndOffset, FetchRequest, FetchResponse, FetchableTopicResponse, NO_SESSION_ID, PartitionData, TOPIC_ID_VERSION, ZSTD_VERSION,
 };
 use crate::wire::frame::RequestHeader;
+
+/// The first version whose consumers may be served by followers (KIP-392).
+const FOLLOWER_VERSION: i16 = 11;
 
 /// Isolation level of readers that see only committed transactions.
 const READ_COMMITTED: i8 = 1;
@@ -51,6 +55,7 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
         broker: Arc::clone(broker),
         version: header.version,
         follower: request.is_from_follower().then_some((request.replica_id, request.replica_epoch)),
+        rack: preferred_rack(broker, &request),
         read_committed: request.isolation_level == READ_COMMITTED,
         max_bytes,
         // More than an answer may hold would never be there.
@@ -75,6 +80,12 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
             frame::<R>(&header, failed).expect("an empty response can be encoded")
         })
     }))
+}
+
+/// The rack whose replicas a consumer is sent to.
+fn preferred_rack<R: Runtime>(broker: &Broker<R>, request: &FetchRequest) -> Option<String> {
+    let is_wanted = broker.config().replica_selector_class == ReplicaSelector::RackAware && !request.is_from_follower() && !request.rack_id.is_empty();
+    is_wanted.then(|| request.rack_id.to_string())
 }
 
 fn reply<R: Runtime>(header: &RequestHeader, response: FetchResponse<FileOf<R>>) -> Outcome<R> {
@@ -132,6 +143,8 @@ struct Fetch<R: Runtime> {
     version: i16,
     /// The broker id and epoch of the follower that fetches; `None` for a consumer. Followers read to the log's end, and what they fetch tells what they have.
     follower: Option<(i32, i64)>,
+    /// The rack of a consumer that is to read from a replica there, if one is (KIP-392).
+    rack: Option<String>,
     read_committed: bool,
     max_bytes: usize,
     min_bytes: u64,
@@ -181,7 +194,7 @@ impl<R: Runtime> Fetch<R> {
                 return self.response(look);
             }
             // Whatever happened between the look and the registration woke nobody.
-            if look.seen.iter().any(|(partition, seen)| self.readable_end(partition) != *seen || partition.is_deleted() || !partition.leads()) {
+            if look.seen.iter().any(|(partition, seen)| self.readable_end(partition) != *seen || self.is_role_over(partition)) {
                 continue;
             }
             let timed_out = tokio::select! {
@@ -194,6 +207,22 @@ impl<R: Runtime> Fetch<R> {
                 return self.response(look);
             }
         }
+    }
+
+    /// Whether the replica may not answer this reader any more.
+    fn is_role_over(&self, partition: &Partition<R>) -> bool {
+        partition.is_deleted() || !(partition.leads() || (self.follower.is_none() && partition.follows().is_some()))
+    }
+
+    /// The replica in the consumer's rack that it is to read from instead of this leader.
+    fn preferred_replica(&self, partition: &Partition<R>, offset: i64) -> Option<i32> {
+        let rack = self.rack.as_deref()?;
+        let image = self.broker.controller().image();
+        let is_there = |id: i32| image.brokers.get(&id).is_some_and(|broker| broker.rack.as_deref() == Some(rack));
+        if !partition.leads() || is_there(self.broker.id()) {
+            return None;
+        }
+        partition.followers_at(offset).into_iter().find(|id| is_there(*id))
     }
 
     /// How far this reader may read.
@@ -216,7 +245,7 @@ impl<R: Runtime> Fetch<R> {
                 Err(error) => PartitionData::error(key.1, error),
             };
             look.bytes += data.records_bytes();
-            look.urgent |= data.error_code != 0 || data.diverging_epoch.is_some();
+            look.urgent |= data.error_code != 0 || data.diverging_epoch.is_some() || data.preferred_read_replica >= 0;
             look.data.push((name, data));
         }
         look
@@ -245,8 +274,28 @@ impl<R: Runtime> Fetch<R> {
     }
 
     async fn read(&self, partition: &Arc<Partition<R>>, wanted: &Wanted, number: i32, taken_bytes: u64) -> Result<PartitionData<FileOf<R>>, Error> {
-        partition.check_leader_epoch(wanted.current_leader_epoch).map_err(|error| partition_error(&error))?;
+        let checked = match self.follower {
+            Some(_) => partition.check_leader_epoch(wanted.current_leader_epoch),
+            // Consumers of before KIP-392 are not served by followers: they would not know that they are.
+            None if self.version < FOLLOWER_VERSION => partition.check_leader_epoch(wanted.current_leader_epoch),
+            None => partition.check_reader_epoch(wanted.current_leader_epoch),
+        };
+        checked.map_err(|error| partition_error(&error))?;
         let log = partition.log();
+        if let Some(preferred_read_replica) = self.preferred_replica(partition, wanted.fetch_offset) {
+            return Ok(PartitionData {
+                partition: number,
+                error_code: 0,
+                high_watermark: partition.high_watermark(),
+                last_stable_offset: partition.high_watermark(),
+                log_start_offset: log.log_start_offset(),
+                diverging_epoch: None,
+                current_leader: None,
+                aborted_transactions: None,
+                preferred_read_replica,
+                records: smallvec::SmallVec::new(),
+            });
+        }
         let mut diverging_epoch = None;
         if wanted.last_fetched_epoch >= 0 {
             // KIP-595: a reader whose last epoch ended earlier here, or never was here, has records that this log does not.
@@ -308,7 +357,7 @@ impl<R: Runtime> Fetch<R> {
         let mut last_key: Option<&TopicKey> = None;
         for ((key, _), (name, data)) in self.context.partitions.iter().zip(look.data) {
             let told = Told { high_watermark: data.high_watermark, log_start_offset: data.log_start_offset, error_code: data.error_code };
-            let has_news = data.records_bytes() > 0 || data.diverging_epoch.is_some();
+            let has_news = data.records_bytes() > 0 || data.diverging_epoch.is_some() || data.preferred_read_replica >= 0;
             if !self.broker.fetch_sessions().tell(&self.context, key, told, has_news) {
                 continue;
             }

@@ -92,9 +92,9 @@ pub async fn elect_leaders<R: Runtime>(broker: Arc<Broker<R>>, context: Context,
                     Err(error) => told.with_error_code(error.code.code()).with_error_message(Some(string(&error.message))),
                 });
             }
-            let results = topics.into_iter().map(|(topic, results)| {
-                ReplicaElectionResult::default().with_topic(TopicName(string(&topic))).with_partition_result(results)
-            });
+            let results = topics
+                .into_iter()
+                .map(|(topic, results)| ReplicaElectionResult::default().with_topic(TopicName(string(&topic))).with_partition_result(results));
             ElectLeadersResponse::default().with_replica_election_results(results.collect())
         }
     }
