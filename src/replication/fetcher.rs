@@ -24,6 +24,7 @@ use super::follower::{FetchAt, Told};
 use super::partition::{After, Partition};
 use crate::client::connection::{Connection, ConnectionConfig};
 use crate::client::error::ClientError;
+use crate::plant;
 use crate::runtime::{HostPort, Instant, Runtime};
 use crate::topic_partition::TopicPartition;
 
@@ -365,6 +366,9 @@ impl<R: Runtime> Task<R> {
                     After::Fetch | After::AskOffsets | After::Stop => {}
                 }
             }
+        }
+        if plant!(&self.runtime, "fetch-before-flush") {
+            to_flush.clear();
         }
         // One group commit for all: the next fetch says that they are on disk.
         let flushes = to_flush.iter().filter(|partition| partition.log().acknowledged_end_offset() < partition.log().log_end_offset());
