@@ -68,6 +68,8 @@ missing_packages() {
   { command -v java && command -v javac; } >/dev/null || missing+=(default-jdk-headless)
   command -v mvn >/dev/null || missing+=(maven)
   command -v go >/dev/null || missing+=(golang-go)
+  command -v ip >/dev/null || missing+=(iproute2)
+  command -v unshare >/dev/null || missing+=(util-linux)
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
   echo "${missing[*]}"
 }
@@ -79,7 +81,7 @@ install_tools() {
     command -v $tool >/dev/null || { echo "$tool is missing: install Rust (1.90 or newer) with rustup" >&2; return 1; }
   done
   missing=$(missing_packages)
-  [ -n "$missing" ] || { echo "nothing to install: cc, kcat, java, mvn, go, python3 with venv are here"; return 0; }
+  [ -n "$missing" ] || { echo "nothing to install: cc, kcat, java, mvn, go, ip, unshare, python3 with venv are here"; return 0; }
   command -v apt-get >/dev/null || { echo "install by hand (no apt-get here): $missing" >&2; return 1; }
   [ "$(id -u)" = 0 ] || sudo=sudo
   echo "to install with ${sudo:+sudo }apt-get: $missing"

@@ -5,6 +5,7 @@
 //! line is wrong. A reader that goes away (`ottla consume t | head`) ends a command without a word.
 
 mod broker;
+mod cluster;
 mod completion;
 mod connect;
 mod consume;
@@ -37,6 +38,8 @@ struct Cli {
 enum Command {
     /// Start a broker.
     Broker(broker::Args),
+    /// Start several brokers on this machine, and tell what happens to their cluster.
+    Cluster(cluster::Args),
     /// Make, list, describe and delete topics.
     #[command(subcommand)]
     Topic(topic::Command),
@@ -63,8 +66,9 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
-        None => broker::run(broker::Args { file: None, overrides: cli.overrides }),
+        None => broker::run(broker::Args { file: None, overrides: cli.overrides, stop_with_stdin: false }),
         Some(Command::Broker(args)) => broker::run(args),
+        Some(Command::Cluster(args)) => cluster::run(args),
         Some(Command::Topic(command)) => topic::run(command),
         Some(Command::Produce(args)) => produce::run(args),
         Some(Command::Consume(args)) => consume::run(args),
@@ -109,6 +113,8 @@ mod tests {
             "ottla topic create t",
             "ottla topic create t --partitions 3 --replication-factor 1 --config retention.ms=1000 --config cleanup.policy=delete",
             "ottla topic list",
+            "ottla topic list --names --exclude-internal",
+            "ottla topic list --under-replicated --unavailable",
             "ottla topic describe",
             "ottla topic describe t u --style origin",
             "ottla topic delete t --if-exists",
@@ -120,6 +126,8 @@ mod tests {
             "ottla consume t --partition 2 --offset 17",
             "ottla group list",
             "ottla group describe g -b [::1]:9092,b:9092",
+            "ottla cluster config/cluster/",
+            "ottla cluster dir --no-restart -o num.partitions=3",
             "ottla coordinator",
             "ottla coordinator config/coordinator.properties -o clientPort=2182",
             "ottla coordination ls",
@@ -144,6 +152,7 @@ mod tests {
             parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
         for line in [
+            "ottla cluster",
             "ottla topic",
             "ottla topic create",
             "ottla topic create t --partitions 0",

@@ -69,6 +69,7 @@ class Results:
 
     def __init__(self, name="results"):
         OUT.mkdir(parents=True, exist_ok=True)
+        self.name = name
         self.lock, self.passed, self.failed = threading.Lock(), 0, []
         self.file = open(OUT / f"{name}.jsonl", "w", encoding="utf-8")
 

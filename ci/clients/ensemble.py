@@ -38,10 +38,10 @@ def free_ports(count):
     return ports
 
 
-def word(port, said):
+def word(port, said, host="127.0.0.1"):
     """What a member answers to a four-letter word; nothing if it does not."""
     try:
-        with socket.create_connection(("127.0.0.1", port), 1) as connection:
+        with socket.create_connection((host, port), 1) as connection:
             connection.settimeout(2)
             connection.sendall(said.encode())
             answer = b""
@@ -55,19 +55,19 @@ def word(port, said):
 class Member:
     """One process and its directory."""
 
-    def __init__(self, command, directory, number, ports):
-        self.command, self.directory, self.number = command, directory, number
+    def __init__(self, command, directory, number, ports, host):
+        self.command, self.directory, self.number, self.host = command, directory, number, host
         self.port, self.peer_port, self.election_port = ports
         self.log, self.process = directory / "log", None
 
     @property
     def address(self):
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def write(self, members, keys):
         data = self.directory / "data"
         data.mkdir(parents=True)
-        lines = [f"{key}={value}" for key, value in keys.items()] + [f"dataDir={data}", f"clientPort={self.port}", "clientPortAddress=127.0.0.1"]
+        lines = [f"{key}={value}" for key, value in keys.items()] + [f"dataDir={data}", f"clientPort={self.port}", f"clientPortAddress={self.host}"]
         if len(members) > 1:
             (data / "myid").write_text(f"{self.number}\n")
             lines += [f"server.{m.number}=127.0.0.1:{m.peer_port}:{m.election_port}" for m in members]
@@ -79,7 +79,7 @@ class Member:
 
     def mode(self):
         """leader, follower, standalone, or nothing while it does not serve."""
-        lines = word(self.port, "srvr").splitlines()
+        lines = word(self.port, "srvr", self.host).splitlines()
         return next((line.split()[1] for line in lines if line.startswith("Mode: ")), "")
 
     def peak_mib(self):
@@ -115,9 +115,10 @@ class Member:
 class Ensemble:
     """Several members; they are stopped by `close`, whatever happened."""
 
-    def __init__(self, command, directory, count=3, keys=None, is_ours=True):
-        ports = free_ports(3 * count)
-        self.members = [Member(command, directory / f"member-{n + 1}", n + 1, ports[3 * n:3 * n + 3]) for n in range(count)]
+    def __init__(self, command, directory, count=3, keys=None, is_ours=True, host="127.0.0.1", ports=None):
+        """Clients are served at `host`, on `ports` if they are given."""
+        free = free_ports(3 * count)
+        self.members = [Member(command, directory / f"member-{n + 1}", n + 1, [ports[n] if ports else free[n], *free[count + 2 * n:count + 2 * n + 2]], host) for n in range(count)]
         for member in self.members:
             member.write(self.members, {**KEYS, **(KEYS_OURS if is_ours else {}), **({} if not is_ours or count == 1 else {"coordination.secret.file": str(directory / "secret")}), **(keys or {})})
         for member in self.members:

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, and what they share.
 
 mod child;
+mod judge;
 mod plants;
 mod run;
 mod sweep;
@@ -16,6 +17,10 @@ use ottla_sim::world::Report;
 
 /// Something is wrong with the command line.
 const EXIT_USAGE: u8 = 1;
+/// A promise was broken.
+const EXIT_CORRECTNESS: u8 = 129;
+/// Clean, but too little happened.
+const EXIT_NOT_COUNTED: u8 = 131;
 /// Two runs of one seed differ.
 const EXIT_DIVERGED: u8 = 132;
 /// A plant was not found.
@@ -45,6 +50,8 @@ enum Command {
     Twice(twice::TwiceArgs),
     /// Counts for each plant the seeds until it is found.
     Plants(plants::PlantsArgs),
+    /// Judges what real clients wrote down of real brokers, by the promises that simulated ones are held to.
+    Judge(judge::JudgeArgs),
 }
 
 /// What decides a run beside its seed.
@@ -174,6 +181,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Twice(arguments) => twice::run(&arguments),
         Command::Plants(arguments) => plants::run(&arguments),
+        Command::Judge(arguments) => judge::run(&arguments),
     };
     match result {
         Ok(code) => ExitCode::from(code),

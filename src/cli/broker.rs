@@ -16,10 +16,13 @@ pub(crate) struct Args {
     /// Sets a key of the configuration, over the file; may be repeated.
     #[arg(short = 'o', long = "override", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// Stop when standard input ends: for whoever starts a broker and may die before it.
+    #[arg(long, hide = true)]
+    pub(crate) stop_with_stdin: bool,
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
-    let Args { file, overrides } = args;
+    let Args { file, overrides, stop_with_stdin } = args;
     let loaded = run_tokio(1, |runtime| async move { BrokerConfig::load(&runtime, file.as_deref(), &overrides).await });
     let config = match loaded {
         Ok(Ok(config)) => config,
@@ -36,7 +39,23 @@ pub(crate) fn run(args: Args) -> ExitCode {
     for note in &config.notes {
         complain(format_args!("{note}"));
     }
+    if stop_with_stdin {
+        terminate_when_stdin_ends();
+    }
     crate::production::run_broker(config)
+}
+
+/// Asks this process to stop, as SIGTERM does, once nobody can write to its standard input any more.
+#[allow(clippy::disallowed_methods, reason = "the process's own input and signals belong to the command line; the thread does nothing but wait for them")]
+fn terminate_when_stdin_ends() {
+    let wait = || {
+        // Whatever is written there is not meant for a broker.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM);
+    };
+    if let Err(error) = std::thread::Builder::new().name("ottla-stdin".to_owned()).spawn(wait) {
+        complain(format_args!("standard input is not watched: {error}; stop this broker by a signal"));
+    }
 }
 
 /// Events go to standard error; `OTTLA_LOG` says which, in the syntax of `tracing`'s filters (`OTTLA_LOG=debug`, `OTTLA_LOG=ottla::log=trace`).

@@ -1,6 +1,6 @@
 //! `ottla topic`: make, list, describe and delete topics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -10,14 +10,14 @@ use crate::cli::connect::{self, run_client};
 use crate::cli::output::{Failure, complain, stdout};
 use crate::client::ClientError;
 use crate::client::admin::{ConfigResource, NewTopic};
-use crate::client::cluster::TopicMetadata;
+use crate::client::cluster::{PartitionMetadata, TopicMetadata};
 use crate::log::partition_metadata::encode_uuid;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Make a topic.
     Create(Create),
-    /// Print the names of all topics.
+    /// Print all partitions, one a line, with their leaders, replicas and in-sync replicas; or the names of the topics only.
     List(List),
     /// Print the partitions of topics, with their leaders and replicas, and what is configured for them.
     Describe(Describe),
@@ -47,6 +47,15 @@ pub(crate) struct Create {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
+    /// Print the names of the topics and nothing else, as kafka-topics.sh --list.
+    #[arg(long)]
+    names: bool,
+    /// Only partitions with fewer in-sync replicas than replicas.
+    #[arg(long)]
+    under_replicated: bool,
+    /// Only partitions without a leader that is alive: they can neither be written nor read.
+    #[arg(long)]
+    unavailable: bool,
     /// Leave out the topics in which the cluster keeps its own data.
     #[arg(long)]
     exclude_internal: bool,
@@ -132,13 +141,33 @@ async fn list(runtime: Runtime, args: List) -> Result<(), Failure> {
     let client = args.connect.connect(&runtime, "topic").await?;
     let metadata = client.list_topics().await.map_err(|error| args.connect.explain(&error))?;
     let mut out = stdout();
+    let mut failed = false;
     for (name, topic) in &metadata.topics {
-        let is_internal = topic.as_ref().is_ok_and(|topic| topic.is_internal);
-        if !(args.exclude_internal && is_internal) {
-            writeln!(out, "{name}")?;
+        match topic {
+            Ok(topic) if args.exclude_internal && topic.is_internal => {}
+            Ok(topic) => out.write_all(listed(topic, &args, &metadata.brokers.keys().copied().collect()).as_bytes())?,
+            Err(code) => {
+                complain(format_args!("topic {name}: {code}"));
+                failed = true;
+            }
         }
     }
-    Ok(out.flush()?)
+    out.flush()?;
+    if failed { Err(Failure::Told) } else { Ok(()) }
+}
+
+/// What `ottla topic list` prints of a topic: those of its partitions that were asked for, or its name if there is one.
+fn listed(topic: &TopicMetadata, args: &List, alive: &BTreeSet<i32>) -> String {
+    let is_wanted = |partition: &PartitionMetadata| {
+        let is_under_replicated = partition.isr.len() < partition.replicas.len();
+        let is_unavailable = !alive.contains(&partition.leader);
+        (!args.under_replicated && !args.unavailable) || (args.under_replicated && is_under_replicated) || (args.unavailable && is_unavailable)
+    };
+    let mut wanted = topic.partitions.iter().filter(|(_, partition)| is_wanted(partition));
+    if args.names {
+        return wanted.next().map_or_else(String::new, |_| format!("{}\n", topic.name));
+    }
+    wanted.map(|(number, partition)| origin_line(&topic.name, *number, partition)).collect()
 }
 
 async fn describe(runtime: Runtime, args: Describe) -> Result<(), Failure> {
@@ -236,11 +265,12 @@ fn kafka_lines(topic: &TopicMetadata, configs: &BTreeMap<String, String>) -> Str
 
 /// A topic's lines as Kafka 0.8's `kafka-list-topic.sh` printed them.
 fn origin_lines(topic: &TopicMetadata) -> String {
-    let line = |(number, partition): (&i32, &crate::client::cluster::PartitionMetadata)| {
-        let leader = if partition.leader < 0 { "none".to_owned() } else { partition.leader.to_string() };
-        format!("topic: {}\tpartition: {number}\tleader: {leader}\treplicas: {}\tisr: {}\n", topic.name, ids(&partition.replicas), ids(&partition.isr))
-    };
-    topic.partitions.iter().map(line).collect()
+    topic.partitions.iter().map(|(number, partition)| origin_line(&topic.name, *number, partition)).collect()
+}
+
+fn origin_line(topic: &str, number: i32, partition: &PartitionMetadata) -> String {
+    let leader = if partition.leader < 0 { "none".to_owned() } else { partition.leader.to_string() };
+    format!("topic: {topic}\tpartition: {number}\tleader: {leader}\treplicas: {}\tisr: {}\n", ids(&partition.replicas), ids(&partition.isr))
 }
 
 #[cfg(test)]
@@ -248,7 +278,6 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::client::cluster::PartitionMetadata;
 
     fn topic() -> TopicMetadata {
         let partition = |leader| PartitionMetadata { leader, leader_epoch: 3, replicas: vec![1, 2], isr: vec![1], offline: vec![] };
@@ -264,6 +293,30 @@ mod tests {
              \tTopic: t\tPartition: 0\tLeader: 1\tReplicas: 1,2\tIsr: 1\tElr: N/A\tLastKnownElr: N/A\n\
              \tTopic: t\tPartition: 1\tLeader: none\tReplicas: 1,2\tIsr: 1\tElr: N/A\tLastKnownElr: N/A\n"
         );
+    }
+
+    #[test]
+    fn a_list_has_the_partitions_that_were_asked_for() {
+        let args = |text: &str| match <Only as clap::Parser>::parse_from(["topic", "list"].into_iter().chain(text.split_whitespace())).command {
+            Command::List(args) => args,
+            _ => unreachable!("it is the command that was given"),
+        };
+        let list = |text: &str, alive: [i32; 2]| listed(&topic(), &args(text), &BTreeSet::from(alive));
+        let (led, unled) = ("topic: t\tpartition: 0\tleader: 1\treplicas: 1,2\tisr: 1\n", "topic: t\tpartition: 1\tleader: none\treplicas: 1,2\tisr: 1\n");
+        assert_eq!(list("", [1, 2]), format!("{led}{unled}"));
+        assert_eq!(list("--unavailable", [1, 2]), unled);
+        assert_eq!(list("--unavailable", [2, 3]), format!("{led}{unled}"), "its leader is not among the brokers");
+        assert_eq!(list("--under-replicated", [1, 2]), format!("{led}{unled}"));
+        assert_eq!(list("--names --unavailable", [1, 2]), "t\n");
+        let mut whole = topic();
+        whole.partitions = BTreeMap::from([(0, PartitionMetadata { isr: vec![2, 1], ..whole.partitions[&0].clone() })]);
+        assert_eq!(listed(&whole, &args("--under-replicated --unavailable"), &BTreeSet::from([1, 2])), "");
+    }
+
+    #[derive(clap::Parser)]
+    struct Only {
+        #[command(subcommand)]
+        command: Command,
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! The rules of `elections`, one by one, and what holds whatever happens.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -12,7 +12,7 @@ use super::*;
 use crate::coordination::Coordination;
 use crate::coordination::client::{Connector, Options};
 use crate::coordination::op::{ANY_VERSION, CreateMode, Operation};
-use crate::coordination::server::Server;
+use crate::coordination::server::{Server, ServerConfig};
 use crate::runtime::tokio::{TokioRuntime, run};
 
 fn with_tree<F, Fut>(body: F)
@@ -65,7 +65,7 @@ fn options() -> Options {
 impl Tree {
     /// A session of another process: it ends when somebody ends it.
     async fn session(&self) -> Session<TokioRuntime> {
-        let server = Server::in_process(self.coordination.clone());
+        let server = Server::in_process(self.coordination.clone(), ServerConfig::default());
         let connector = Connector::Own(Arc::new(move || server.pipe(true)));
         Session::connect(self.rt.clone(), connector, options(), Duration::from_secs(60)).await.unwrap()
     }

@@ -12,7 +12,7 @@ use super::*;
 use crate::coordination::Coordination;
 use crate::coordination::client::{Connector, Options};
 use crate::coordination::op::{ANY_VERSION, CreateMode};
-use crate::coordination::server::Server;
+use crate::coordination::server::{Server, ServerConfig};
 use crate::log::adoption::{AdoptedPartition, Adoption};
 use crate::runtime::Task;
 use crate::runtime::tokio::{TokioRuntime, run};
@@ -49,7 +49,7 @@ fn options() -> Options {
 
 /// A session over a pipe, as a broker that coordinates itself has one.
 async fn session(rt: &TokioRuntime, coordination: &Coordination<TokioRuntime>) -> Session<TokioRuntime> {
-    let server = Server::in_process(coordination.clone());
+    let server = Server::in_process(coordination.clone(), ServerConfig::default());
     let connector = Connector::Own(Arc::new(move || server.pipe(true)));
     Session::connect(rt.clone(), connector, options(), Duration::from_secs(60)).await.unwrap()
 }

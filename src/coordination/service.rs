@@ -187,7 +187,7 @@ impl<R: Runtime> Service<R> {
 
     /// What serves connections within this process, without a port.
     pub fn in_process(&self) -> Server<R> {
-        Server::in_process(self.coordination.on(self.rt.clone()))
+        Server::in_process(self.coordination.on(self.rt.clone()), server_config(&self.config, &self.dirs.log))
     }
 
     /// Waits until a majority of the voters answers, and says every few seconds whom it waits for.

@@ -2,7 +2,8 @@
 //! and has the pure [`follower`](super::follower) say what is to be done with each answer.
 //!
 //! What came is appended to all partitions, then flushed for all at once, and only then fetched on: a fetch offset says what is on disk. Partitions that failed wait
-//! `replica.fetch.backoff.ms` by themselves; the others go on.
+//! by themselves, a little first and up to `replica.fetch.backoff.ms` if it goes on; the others go on. A fetch that waits at the leader for records does not keep
+//! a partition waiting that was given to the fetcher meanwhile, after an election, say: it is given up.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -35,6 +36,12 @@ const FETCH_VERSION_MIN: i16 = 15;
 /// `timestamp` of ListOffsets for the log's end, and for its start.
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
+
+/// The first wait after a failure; each further one is twice as long. A leader may hear of its election a moment after its followers.
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+
+/// How long a fetch that waits is not yet given up for a partition that came: others come with it.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// How followers fetch.
 #[derive(Clone, Debug)]
@@ -134,6 +141,7 @@ impl<R: Runtime> Fetchers<R> {
                 stop: self.stop.subscribe(),
                 session: Session::default(),
                 delayed: BTreeMap::new(),
+                backoff: BACKOFF_MIN,
                 name: format!("broker-{}-fetcher-{number}", self.config.broker_id),
             };
             Lane { shared, task: self.runtime.spawn("replica-fetcher", task.run()) }
@@ -243,9 +251,19 @@ struct Task<R: Runtime> {
     shared: Arc<Shared<R>>,
     stop: watch::Receiver<bool>,
     session: Session,
-    /// Partitions that are not fetched before.
-    delayed: BTreeMap<TopicPartition, Instant>,
+    /// Partitions that are not fetched before, and how long they wait if it fails again.
+    delayed: BTreeMap<TopicPartition, (Instant, Duration)>,
+    /// How long the task waits when the leader fails it again.
+    backoff: Duration,
     name: String,
+}
+
+/// What became of a fetch.
+enum Fetched {
+    /// It was answered.
+    Answered,
+    /// It was given up for partitions that came meanwhile: its connection with it.
+    GivenUp,
 }
 
 /// A partition and what is asked of it.
@@ -260,7 +278,9 @@ impl<R: Runtime> Task<R> {
             }
             let asked = self.what_to_ask();
             if asked.is_empty() {
-                self.pause(self.config.backoff).await;
+                let now = self.runtime.now();
+                let soonest = self.delayed.values().map(|(until, _)| until.saturating_duration_since(now)).min();
+                self.pause(soonest.unwrap_or(self.config.backoff).min(self.config.backoff)).await;
                 continue;
             }
             let open = connection.take().filter(Connection::is_open);
@@ -273,7 +293,11 @@ impl<R: Runtime> Task<R> {
             };
             match open {
                 Ok(open) => match self.fetch(&open, asked).await {
-                    Ok(()) => connection = Some(open),
+                    Ok(Fetched::Answered) => {
+                        self.backoff = BACKOFF_MIN;
+                        connection = Some(open);
+                    }
+                    Ok(Fetched::GivenUp) => open.close(),
                     Err(error) => self.failed(&error).await,
                 },
                 Err(error) => self.failed(&error).await,
@@ -293,9 +317,12 @@ impl<R: Runtime> Task<R> {
 
     async fn failed(&mut self, error: &ClientError) {
         if !*self.stop.borrow() {
-            tracing::info!(leader = self.shared.leader, %error, "a fetch from the leader failed; it is tried again");
+            if self.backoff < self.config.backoff {
+                tracing::info!(leader = self.shared.leader, %error, "a fetch from the leader failed; it is tried again");
+            }
             self.session = Session::default();
-            self.pause(self.config.backoff).await;
+            self.pause(self.backoff.min(self.config.backoff)).await;
+            self.backoff = (self.backoff * 2).min(self.config.backoff);
         }
     }
 
@@ -312,21 +339,24 @@ impl<R: Runtime> Task<R> {
 
     fn what_to_ask(&mut self) -> Asked<R> {
         let now = self.runtime.now();
-        self.delayed.retain(|_, until| *until > now);
         let state = self.shared.state();
-        let due = state.partitions.iter().filter(|(id, _)| !self.delayed.contains_key(*id));
+        self.delayed.retain(|id, _| state.partitions.contains_key(id));
+        let due = state.partitions.iter().filter(|(id, _)| self.delayed.get(*id).is_none_or(|(until, _)| *until <= now));
         let due = due.filter(|(_, partition)| partition.follows() == Some(self.shared.leader));
         due.filter_map(|(id, partition)| Some(((partition.topic_id(), id.partition), (Arc::clone(partition), partition.next_fetch()?)))).collect()
     }
 
     /// One request and what follows from its answer.
-    async fn fetch(&mut self, connection: &Connection<R>, asked: Asked<R>) -> Result<(), ClientError> {
+    async fn fetch(&mut self, connection: &Connection<R>, asked: Asked<R>) -> Result<Fetched, ClientError> {
         let version = connection.version_up_to::<FetchRequest>(FETCH_VERSION_MAX)?;
         if version < FETCH_VERSION_MIN {
             let what = format!("it serves Fetch up to version {version}, a follower asks in version {FETCH_VERSION_MIN} at least").into();
             return Err(ClientError::Unsupported { peer: connection.peer().clone(), api: "Fetch", what });
         }
         let wanted = asked.iter().map(|(key, (_, at))| (*key, *at)).collect();
+        // One that goes on failing is not worth a fetch of the others.
+        let soonest = self.delayed.iter().filter(|(id, (_, next))| *next < self.config.backoff && self.shared.state().partitions.contains_key(*id));
+        let soonest = soonest.map(|(_, (until, _))| *until).filter(|until| *until > self.runtime.now()).min();
         let (topics, forgotten) = self.session.differences(&wanted, self.config.max_bytes);
         let replica = ReplicaState::default().with_replica_id(BrokerId(self.config.broker_id)).with_replica_epoch(self.broker_epoch.load(Ordering::Acquire));
         let request = FetchRequest::default()
@@ -340,8 +370,9 @@ impl<R: Runtime> Task<R> {
             .with_forgotten_topics_data(forgotten);
         let response = tokio::select! {
             biased;
-            _ = self.stop.wait_for(|stop| *stop) => return Ok(()),
+            _ = self.stop.wait_for(|stop| *stop) => return Ok(Fetched::Answered),
             answered = connection.call_at(version, &request, self.config.socket_timeout) => answered?,
+            () = newcomers(&self.runtime, &self.shared, &asked, soonest) => return Ok(Fetched::GivenUp),
         };
         if response.error_code != 0 {
             // The session is gone there, most likely.
@@ -351,19 +382,21 @@ impl<R: Runtime> Task<R> {
             if !is_session.iter().any(|error| error.code() == response.error_code) {
                 self.pause(self.config.backoff).await;
             }
-            return Ok(());
+            return Ok(Fetched::Answered);
         }
         self.session.accepted(response.session_id);
         let mut to_flush = Vec::new();
         for topic in response.responses {
             for data in topic.partitions {
                 let Some((partition, at)) = asked.get(&(topic.topic_id, data.partition_index)) else { continue };
-                match self.take(connection, partition, *at, data).await {
-                    After::Flush => to_flush.push(Arc::clone(partition)),
-                    After::BackOff => {
-                        self.delayed.insert(partition.id().clone(), self.runtime.now() + self.config.backoff);
-                    }
-                    After::Fetch | After::AskOffsets | After::Stop => {}
+                let after = self.take(connection, partition, *at, data).await;
+                if after == After::BackOff {
+                    self.delay(partition.id());
+                    continue;
+                }
+                self.delayed.remove(partition.id());
+                if after == After::Flush {
+                    to_flush.push(Arc::clone(partition));
                 }
             }
         }
@@ -375,10 +408,16 @@ impl<R: Runtime> Task<R> {
         for (flushed, partition) in join_all(flushes.map(|partition| async move { (partition.log().flush().await, partition) })).await {
             if let Err(error) = flushed {
                 tracing::error!(partition = %partition.id(), %error, "what came from the leader could not be flushed");
-                self.delayed.insert(partition.id().clone(), self.runtime.now() + self.config.backoff);
+                self.delay(partition.id());
             }
         }
-        Ok(())
+        Ok(Fetched::Answered)
+    }
+
+    /// Has a partition wait before it is fetched again, longer each time.
+    fn delay(&mut self, id: &TopicPartition) {
+        let wait = self.delayed.get(id).map_or(BACKOFF_MIN, |(_, next)| *next).min(self.config.backoff);
+        self.delayed.insert(id.clone(), (self.runtime.now() + wait, wait * 2));
     }
 
     /// One partition's answer.
@@ -423,6 +462,28 @@ impl<R: Runtime> Task<R> {
             *found = told.offset;
         }
         Ok((found[0], found[1]))
+    }
+}
+
+/// Ends when the fetcher has partitions to fetch that are not among those it asks for; at `soonest` at the latest, if there is one that waits until then.
+async fn newcomers<R: Runtime>(runtime: &R, shared: &Shared<R>, asked: &Asked<R>, soonest: Option<Instant>) {
+    /// A timer that is not to fire.
+    const FOREVER: Duration = Duration::from_secs(365 * 24 * 3_600);
+    let mut due = runtime.timer(soonest.unwrap_or_else(|| runtime.now() + FOREVER));
+    loop {
+        tokio::select! {
+            biased;
+            () = shared.wake.notified() => {}
+            () = &mut due => return,
+        }
+        runtime.sleep(GATHER).await;
+        let state = shared.state();
+        let is_new = |partition: &Arc<Partition<R>>| {
+            partition.follows() == Some(shared.leader) && !asked.contains_key(&(partition.topic_id(), partition.id().partition))
+        };
+        if state.closed || state.partitions.values().any(|partition| is_new(partition) && partition.next_fetch().is_some()) {
+            return;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod process;
 mod traffic;
 
 mod adopt;
+mod cluster;
 mod coordination;
 mod disk_full;
 mod ensemble;

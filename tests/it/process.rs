@@ -215,6 +215,15 @@ impl Process {
         self.wait_for(&format!("'{text}'"), |line| line.contains(text).then(|| line.to_owned()))
     }
 
+    /// Waits for a line with this text after the first `after` lines: the line, and how many lines there are up to it.
+    pub fn wait_for_text_after(&self, after: usize, text: &str) -> (String, usize) {
+        let found = self.output.wait(|said| {
+            let found = said.lines.iter().enumerate().skip(after).find(|(_, (_, line))| line.contains(text));
+            found.map(|(at, (_, line))| Some((line.clone(), at + 1))).or((said.open == 0).then_some(None))
+        });
+        found.flatten().unwrap_or_else(|| panic!("the process did not say '{text}' after its line {after} in {PATIENCE:?}; it said:\n{}", self.text()))
+    }
+
     /// Waits until it says where it listens.
     pub fn wait_until_it_listens(&mut self) {
         let port = self.wait_for("where it listens", |line| line.strip_prefix("listening on ")?.rsplit(':').next()?.trim().parse().ok());

@@ -37,6 +37,10 @@ var (
 )
 
 func main() {
+	if os.Args[1] == "chaos" {
+		chaos(os.Args[2], os.Args[3])
+		return
+	}
 	bootstrap, prefix = os.Args[1], os.Args[2]
 	only = regexp.MustCompile(strings.Join(os.Args[3:], ""))
 	if info, ok := debug.ReadBuildInfo(); ok {

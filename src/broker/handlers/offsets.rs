@@ -95,7 +95,6 @@ pub async fn list_offsets<R: Runtime>(broker: Arc<Broker<R>>, context: Context, 
 
 /// OffsetForLeaderEpoch (KIP-101, 279, 320).
 pub fn offset_for_leader_epoch<R: Runtime>(broker: &Arc<Broker<R>>, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
-    let is_replica = request.replica_id.0 >= 0;
     let topics = request
         .topics
         .into_iter()
@@ -110,15 +109,9 @@ pub fn offset_for_leader_epoch<R: Runtime>(broker: &Arc<Broker<R>>, request: Off
                     });
                     match found {
                         Ok(partition) => {
-                            // The current epoch ends where consumers' view ends, at the high watermark; for a follower, where the log does.
-                            let (epoch, end_offset) = if is_replica {
-                                partition.log().end_offset_for_epoch(asked.leader_epoch)
-                            } else if asked.leader_epoch == partition.leader_epoch() {
-                                (asked.leader_epoch, partition.high_watermark())
-                            } else {
-                                let (epoch, end) = partition.log().end_offset_for_epoch(asked.leader_epoch);
-                                (epoch, if epoch < 0 { -1 } else { end.min(partition.high_watermark()) })
-                            };
+                            // Where the epoch ends in the log, for consumers too, as Kafka answers: a new leader's high watermark may be behind what consumers
+                            // were served by the one before, and what is between the two is not lost.
+                            let (epoch, end_offset) = partition.log().end_offset_for_epoch(asked.leader_epoch);
                             response.with_leader_epoch(epoch).with_end_offset(end_offset)
                         }
                         Err(error) => response.with_error_code(error.code()).with_leader_epoch(-1).with_end_offset(-1),

@@ -175,6 +175,17 @@ impl<R: Runtime> Inner<R> {
     }
 }
 
+/// Counts deadlines in the ticks that are configured, whether or not there is a port for clients.
+fn keep_time<R: Runtime>(coordination: &Coordination<R>, config: &ServerConfig) {
+    let mut state = coordination.shared.hub.lock();
+    let tick_ms = u64::try_from(config.tick_ms).unwrap_or(1);
+    // A client must hear of it long before its session expires elsewhere.
+    let out_of_touch_ms = u64::try_from(config.min_session_timeout_ms / 2).unwrap_or(0).clamp(OUT_OF_TOUCH_MS, OUT_OF_TOUCH_MAX_MS);
+    let ServerConfig { idle_check_ms, never_used_ms, .. } = *config;
+    state.housekeeping = Housekeeping { tick_ms, idle_check_ms, never_used_ms, out_of_touch_ms };
+    state.sessions.set_tick(tick_ms);
+}
+
 /// A running server. It goes on when this is dropped; [`Server::shutdown`] ends it.
 pub struct Server<R: Runtime> {
     inner: Arc<Inner<R>>,
@@ -183,15 +194,7 @@ pub struct Server<R: Runtime> {
 impl<R: Runtime> Server<R> {
     /// Serves the service that `coordination` is a handle to on these sockets.
     pub fn start(coordination: Coordination<R>, sockets: Vec<R::Listener>, config: ServerConfig) -> Self {
-        {
-            let mut state = coordination.shared.hub.lock();
-            let tick_ms = u64::try_from(config.tick_ms).unwrap_or(1);
-            // A client must hear of it long before its session expires elsewhere.
-            let out_of_touch_ms = u64::try_from(config.min_session_timeout_ms / 2).unwrap_or(0).clamp(OUT_OF_TOUCH_MS, OUT_OF_TOUCH_MAX_MS);
-            let ServerConfig { idle_check_ms, never_used_ms, .. } = config;
-            state.housekeeping = Housekeeping { tick_ms, idle_check_ms, never_used_ms, out_of_touch_ms };
-            state.sessions.set_tick(tick_ms);
-        }
+        keep_time(&coordination, &config);
         coordination.keep_house();
         coordination.shared.hub.sooner.notify_one();
         let since_ms = housekeeping::clock_ms(coordination.rt.now());
@@ -213,9 +216,11 @@ impl<R: Runtime> Server<R> {
         Self { inner }
     }
 
-    /// A server without sockets, for [`Server::pipe`] alone. It counts nothing that others see.
-    pub fn in_process(coordination: Coordination<R>) -> Self {
-        let config = ServerConfig { max_frame_bytes: 2 * super::REQUEST_MAX_BYTES, ..ServerConfig::default() };
+    /// A server without sockets, for [`Server::pipe`] alone, in a process that is configured so. It counts nothing that others see. The time-outs of its sessions
+    /// are this process's own affair: the bounds are for clients from outside.
+    pub fn in_process(coordination: Coordination<R>, config: ServerConfig) -> Self {
+        keep_time(&coordination, &config);
+        let config = ServerConfig { max_frame_bytes: 2 * super::REQUEST_MAX_BYTES, min_session_timeout_ms: 1, max_session_timeout_ms: i32::MAX, ..config };
         Self {
             inner: Arc::new(Inner {
                 since_ms: housekeeping::clock_ms(coordination.rt.now()),

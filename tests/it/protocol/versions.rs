@@ -758,7 +758,7 @@ impl Look {
     }
 
     async fn alter_partition(&self, version: i16) {
-        let topic = format!("altered-{version}");
+        let topic = format!("led-{version}");
         let id = create(&self.connection, &topic, 1, &[]).await;
         let own = self.ask(0, DescribeClusterRequest::default()).await.controller_id;
         let ask = async |broker_epoch, topic_id| {

@@ -1,0 +1,251 @@
+"""Three brokers as three hosts: each in a network namespace of its own on one bridge, so that single directions between them can be cut, with a directory each.
+
+Everything here happens inside namespaces that `enter` makes for the runner alone (network, mounts, processes): no port, mount or process of the machine is touched, and
+nothing is left when the runner ends, however it ends.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PREFIX = "10.77.0."
+OUTSIDE = PREFIX + "254"
+PORT, PEER_PORT, CLIENT_PORT = 9092, 2888, 2181
+# Nobody has this address: what is sent to it is lost, and the sender is told nothing.
+NOBODY = "02:00:00:00:00:fe"
+LIMIT_S = 60
+# A short session, and short time-outs towards brokers that hang: the figures say what it takes after the session's end.
+SESSION_MS = 2500
+KEYS = {"default.replication.factor": 3, "min.insync.replicas": 2, "offsets.topic.replication.factor": 3, "offsets.topic.num.partitions": 3, "auto.create.topics.enable": "false",
+        "zookeeper.session.timeout.ms": SESSION_MS, "zookeeper.connection.timeout.ms": 30000, "replica.lag.time.max.ms": 3000, "replica.fetch.backoff.ms": 100,
+        "replica.socket.timeout.ms": 3000, "controller.socket.timeout.ms": 3000, "log.segment.bytes": 1048576, "group.initial.rebalance.delay.ms": 0}
+
+
+def enter(arguments):
+    """Runs this program again, inside namespaces of its own. Returns only there."""
+    if "--inside" in arguments:
+        # Nobody who reads /run/netns or /proc outside sees any of this.
+        sh("mount", "-t", "tmpfs", "tmpfs", "/run")
+        sh("ip", "link", "set", "lo", "up")
+        return
+    command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.getuid() != 0:
+        command += ["--user", "--map-root-user"]
+    if (tried := subprocess.run([*command, "true"], capture_output=True, text=True, check=False)).returncode != 0:
+        sys.exit(f"namespaces are not granted here ({tried.stderr.strip()}): run this as root, or allow unprivileged user namespaces "
+                 "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)")
+    os.execvp(command[0], [*command, sys.executable, *sys.argv, "--inside"])
+
+
+def sh(*command):
+    """Runs a command that must succeed; what it printed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def wait(what, holds, limit_s=LIMIT_S):
+    """Waits for something that processes bring about; what it was."""
+    end = time.monotonic() + limit_s
+    while True:
+        found = holds()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {limit_s} s: {what() if callable(what) else what}")
+        time.sleep(0.02)
+
+
+def bridge():
+    """The network that the hosts are on; clients are on the bridge itself."""
+    sh("ip", "link", "add", "hosts", "type", "bridge")
+    sh("ip", "addr", "add", f"{OUTSIDE}/24", "dev", "hosts")
+    sh("ip", "link", "set", "hosts", "up")
+
+
+class Broker:
+    """A host with a broker on it."""
+
+    def __init__(self, binary, directory, number, keys):
+        self.binary, self.directory, self.number, self.process = binary, directory, number, None
+        self.host, self.namespace, self.log, self.data = PREFIX + str(number), f"broker-{number}", directory / "log", directory / "data"
+        self.data.mkdir(parents=True)
+        keys = {"broker.id": number, "listeners": f"PLAINTEXT://{self.host}:{PORT}", "log.dirs": self.data, **KEYS, **keys}
+        self.file = directory / "server.properties"
+        self.file.write_text("".join(f"{key}={value}\n" for key, value in keys.items()))
+        sh("ip", "netns", "add", self.namespace)
+        sh("ip", "link", "add", f"port-{number}", "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
+        sh("ip", "link", "set", f"port-{number}", "master", "hosts", "up")
+        self.ip("addr", "add", f"{self.host}/24", "dev", "eth0")
+        self.ip("link", "set", "eth0", "up")
+        self.ip("link", "set", "lo", "up")
+
+    def ip(self, *arguments):
+        return sh("ip", "-n", self.namespace, *arguments)
+
+    @property
+    def address(self):
+        return f"{self.host}:{PORT}"
+
+    def start(self):
+        with open(self.log, "ab") as log:
+            # nsenter becomes the broker: its process id is the broker's.
+            command = ["nsenter", f"--net=/run/netns/{self.namespace}", self.binary, "broker", str(self.file)]
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "OTTLA_LOG": os.environ.get("OTTLA_LOG", "info")})
+
+    @property
+    def is_up(self):
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, what):
+        self.process.send_signal(what)
+
+    def kill(self):
+        """kill -9, and waits for its end."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self, limit_s=30):
+        """SIGTERM: a clean stop within a bound; how long it took, in ms."""
+        start = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"broker {self.number} did not stop within {limit_s} s of SIGTERM") from None
+        if code != 0:
+            raise AssertionError(f"broker {self.number} exited with {code} on SIGTERM")
+        return int((time.monotonic() - start) * 1000)
+
+    def wipe(self):
+        """Its disk is replaced by an empty one."""
+        for entry in self.data.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def cut(self, other):
+        """From now on nothing that this host sends to the other arrives. The other direction is left alone."""
+        self.ip("neigh", "replace", other.host, "lladdr", NOBODY, "dev", "eth0", "nud", "permanent")
+
+    def heal(self, other):
+        self.ip("neigh", "del", other.host, "dev", "eth0")
+
+    def small_disk(self, size_bytes):
+        """Its directory is a file system of this size."""
+        sh("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(self.data))
+
+    def fill(self):
+        """Leaves no byte free on its disk."""
+        free = os.statvfs(self.data)
+        with open(self.data / "ballast", "wb") as ballast:
+            os.posix_fallocate(ballast.fileno(), 0, free.f_bavail * free.f_frsize)
+
+    def make_room(self):
+        (self.data / "ballast").unlink(missing_ok=True)
+
+    def peak_mib(self):
+        try:
+            return int(Path(f"/proc/{self.process.pid}/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+        except (OSError, IndexError):
+            return 0
+
+
+class Cluster:
+    """Three brokers, on an ensemble inside them or on one that is given."""
+
+    def __init__(self, binary, directory, connect=None):
+        bridge()
+        secret = directory / "secret"
+        secret.touch(mode=0o600)
+        secret.write_text(os.urandom(24).hex())
+        self.binary, self.brokers = binary, []
+        self.hosts = connect or ",".join(f"{PREFIX}{n}:{CLIENT_PORT}" for n in (1, 2, 3))
+        for number in (1, 2, 3):
+            servers = {f"server.{n}": f"{PREFIX}{n}:{PEER_PORT}" for n in (1, 2, 3)}
+            own = {**servers, "server.id": number, "coordination.secret.file": secret, "clientPort": CLIENT_PORT, "clientPortAddress": PREFIX + str(number), "tickTime": 500,
+                   "4lw.commands.whitelist": "*"}
+            self.brokers.append(Broker(binary, directory / f"broker-{number}", number, {"zookeeper.connect": connect} if connect else own))
+
+    def __getitem__(self, number):
+        return self.brokers[number - 1]
+
+    @property
+    def bootstrap(self):
+        return ",".join(broker.address for broker in self.brokers)
+
+    def ottla(self, *arguments, limit_s=20):
+        """What one of our own commands prints; nothing if it fails."""
+        try:
+            done = subprocess.run([self.binary, *arguments], capture_output=True, text=True, timeout=limit_s, check=False)
+        except subprocess.TimeoutExpired:
+            return None
+        return done.stdout if done.returncode == 0 else None
+
+    def partitions(self, topic, ask=None):
+        """Leader and in-sync replicas of each partition of a topic, as one of the brokers tells them; nothing while none does."""
+        for broker in [ask] if ask else [b for b in self.brokers if b.is_up]:
+            text = self.ottla("topic", "list", "--bootstrap-server", broker.address, "--timeout-ms", "1000")
+            if text is None:
+                continue
+            found = {}
+            for line in text.splitlines():
+                fields = dict(field.split(": ", 1) for field in line.split("\t"))
+                if fields["topic"] == topic:
+                    leader = -1 if fields["leader"] == "none" else int(fields["leader"])
+                    found[int(fields["partition"])] = (leader, [int(n) for n in fields["isr"].split(",") if n])
+            return found
+        return {}
+
+    def controller(self):
+        """The controller's number by the coordination service; nothing while there is none."""
+        text = self.ottla("coordination", "get", "/controller", "--server", self.hosts)
+        return int(text.split('"brokerid":')[1].split(",")[0].strip(" }")) if text and '"brokerid":' in text else None
+
+    def create(self, topic, partitions):
+        for _ in range(3):
+            if self.ottla("topic", "create", topic, "--partitions", str(partitions), "--if-not-exists", "--bootstrap-server", self.bootstrap) is not None:
+                break
+        else:
+            raise AssertionError(f"topic {topic} cannot be created")
+        self.wait_in_sync(topic, partitions)
+
+    def wait_in_sync(self, topic, partitions, limit_s=LIMIT_S):
+        """Waits until every partition has a leader and all three replicas in sync."""
+        seen = {}
+
+        def all_in_sync():
+            seen.update(found=self.partitions(topic))
+            return len(seen["found"]) == partitions and all(leader > 0 and len(isr) == 3 for leader, isr in seen["found"].values())
+        wait(lambda: f"all replicas of {topic} in sync; leaders and in-sync replicas are {seen['found']}", all_in_sync, limit_s)
+
+    def close(self):
+        for broker in self.brokers:
+            broker.kill()
+
+
+class Watch:
+    """Tells when znodes below a path come and go, by `ottla coordination watch`."""
+
+    def __init__(self, cluster, path):
+        self.events = []
+        self.process = subprocess.Popen([cluster.binary, "coordination", "watch", path, "-r", "--server", cluster.hosts], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        import threading
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        for line in self.process.stdout:
+            self.events.append((time.time() * 1000, line.strip()))
+
+    def since(self, ms, line):
+        """When this was told, not before `ms`; nothing if it was not."""
+        return next((at for at, told in self.events if at >= ms and told == line), None)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
