@@ -7,6 +7,7 @@
 //! | `leader-watermark` | the high watermark of a leader never goes back within its epoch, nor beyond its log (W5) |
 //! | `one-controller` | a controller epoch has one controller |
 //! | `metadata` | one version of a partition's state says the same to everybody; its leader is one of the in-sync replicas |
+//! | `min-isr` | a high watermark does not rise while fewer than `min.insync.replicas` are in sync |
 //! | `log-matching` | below a high watermark all replicas have the same batches: offsets, leader epochs, checksums (W4) |
 //! | `leader-completeness` | who leads in the newest epoch has everything below every high watermark there ever was (W1) |
 //! | `isr-durability` | every in-sync replica of the newest leader has everything below its high watermark on disk (W2, W3) |
@@ -38,6 +39,8 @@ struct Led {
     broker: usize,
     life: u32,
     high_watermark: i64,
+    /// Whether too few replicas were in sync for anything to be committed.
+    lacks_replicas: bool,
 }
 
 /// The newest that any broker knew of a partition's state.
@@ -83,8 +86,8 @@ pub struct Monitor {
     cluster: Arc<Cluster>,
     world: World,
     history: Arc<Mutex<History>>,
-    /// The topics that nobody deletes, and that are looked at in depth.
-    topics: BTreeSet<String>,
+    /// The topics that nobody deletes, and that are looked at in depth, with their `min.insync.replicas`.
+    min_isr: BTreeMap<String, usize>,
     offsets_partition_count: i32,
     state: Mutex<State>,
 }
@@ -103,13 +106,13 @@ impl Authority for Monitor {
 
 impl Monitor {
     /// One that has not looked yet.
-    pub fn new(cluster: &Arc<Cluster>, world: &World, history: &Arc<Mutex<History>>, topics: BTreeSet<String>, offsets_partition_count: i32) -> Arc<Self> {
+    pub fn new(cluster: &Arc<Cluster>, world: &World, history: &Arc<Mutex<History>>, min_isr: BTreeMap<String, usize>, offsets_partition_count: i32) -> Arc<Self> {
         let disks = cluster.brokers.iter().map(|_| Disk::default()).collect();
         Arc::new(Self {
             cluster: cluster.clone(),
             world: world.clone(),
             history: history.clone(),
-            topics,
+            min_isr,
             offsets_partition_count,
             state: Mutex::new(State { disks, ..State::default() }),
         })
@@ -197,7 +200,7 @@ impl Monitor {
                     continue;
                 }
                 let high_watermark = partition.high_watermark();
-                let led = state.led.entry((id, number, epoch)).or_insert(Led { broker: index, life, high_watermark });
+                let led = state.led.entry((id, number, epoch)).or_insert(Led { broker: index, life, high_watermark, lacks_replicas: false });
                 // The only replica there is cannot be taken for another one.
                 if led.broker != index || (led.life != life && !partition.is_alone()) {
                     let what = format!(
@@ -217,7 +220,18 @@ impl Monitor {
                     let what = format!("{:?} epoch {epoch}: the high watermark is {high_watermark}, the log ends at {}", place(), partition.log().log_end_offset());
                     self.history().broken_at(&place(), "leader-watermark", what);
                 }
-                *led = Led { broker: index, life, high_watermark };
+                let in_sync_count = partition.in_sync_replicas().map_or(usize::MAX, |in_sync| in_sync.len());
+                let replica_count = state.views.get(&place()).map_or(usize::MAX, |view| view.state.replicas.len());
+                let lacks_replicas = self.min_isr.get(&place().0).is_some_and(|min_isr| in_sync_count < *min_isr.min(&replica_count));
+                if led.life == life && led.lacks_replicas && lacks_replicas && high_watermark > led.high_watermark {
+                    let what = format!(
+                        "{:?} epoch {epoch}: the high watermark rose from {} to {high_watermark} with {in_sync_count} in-sync replicas",
+                        place(),
+                        led.high_watermark
+                    );
+                    self.history().broken_at(&place(), "min-isr", what);
+                }
+                *led = Led { broker: index, life, high_watermark, lacks_replicas };
                 let newest = state.newest.entry((id, number)).or_insert((epoch, index));
                 if epoch > newest.0 {
                     *newest = (epoch, index);
@@ -238,7 +252,11 @@ impl Monitor {
             for (number, told) in (0..).zip(&topic.partitions) {
                 let place = (topic.name.to_string(), number);
                 let said = (told.leader, told.leader_epoch, told.isr.clone());
-                let known = state.told.entry((topic.id, number, told.partition_epoch)).or_insert_with(|| said.clone());
+                let known = state.told.entry((topic.id, number, told.partition_epoch)).or_insert_with(|| {
+                    let note = format!("{place:?} leader {} isr {:?} of {:?}", told.leader, told.isr, told.replicas);
+                    self.world.event("state", &[told.partition_epoch as u64, told.leader_epoch as u64], Some(&note));
+                    said.clone()
+                });
                 if *known != said {
                     let what = format!("{place:?}: version {} is {said:?} to broker {}, and was {known:?}", told.partition_epoch, index + 1);
                     self.history().broken("metadata", what);
@@ -263,7 +281,7 @@ impl Monitor {
         for (index, life, broker) in self.cluster.living() {
             for partition in broker.replicas().partitions() {
                 let place = (partition.id().topic.to_string(), partition.id().partition);
-                if !self.topics.contains(&place.0) || self.history().lossy().contains_key(&place) {
+                if !self.min_isr.contains_key(&place.0) || self.history().lossy().contains_key(&place) {
                     continue;
                 }
                 let (high_watermark, log_end) = (partition.high_watermark(), partition.log().log_end_offset());

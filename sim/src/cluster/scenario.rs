@@ -59,7 +59,18 @@ impl Scenario for ClusterScenario {
     }
 
     fn plants(&self) -> &'static [&'static str] {
-        &[]
+        &[
+            "high-watermark-over-current-isr",
+            "truncate-to-high-watermark",
+            "no-broker-epochs",
+            "ack-below-min-isr",
+            "unproven-high-watermark",
+            "fetch-before-flush",
+            "leader-epoch-kept-on-restart",
+            "leader-out-of-isr",
+            "wiped-replica-in-sync",
+            "zombie-controller-not-fenced",
+        ]
     }
 
     fn victim_count(&self) -> usize {
@@ -108,7 +119,7 @@ impl Run {
         world.event("plan", &[], Some(&plan.to_string().replace('\n', "; ")));
         let cluster = Cluster::new(world, &plan);
         let history = Arc::new(Mutex::new(History::default()));
-        let lasting: BTreeSet<String> = plan.replication().into_keys().collect();
+        let lasting = plan.replication().into_keys().map(|topic| (topic.clone(), plan.min_isr(&topic))).collect();
         let monitor = Monitor::new(&cluster, world, &history, lasting, plan.offsets_partition_count);
         let (phase, phase_seen) = watch::channel(Phase::Safety);
         let topics = plan.topics.iter().map(|topic| (topic.name.clone(), topic.partition_count)).collect();
