@@ -71,9 +71,10 @@ impl Core {
 
     fn can_go_on(&self, plan: &Plan, views: &BTreeMap<Place, View>) -> bool {
         let majority = plan.member_count - self.broken_member_count(plan) > plan.member_count / 2;
-        // Were the offsets topic not there yet, it would have to be made with as many replicas as there are to be.
-        let enough_brokers = plan.broker_count - self.brokers.len() >= usize::try_from(plan.offsets_replication_factor).unwrap_or(1)
-            || views.keys().any(|(topic, _)| topic == super::plan::OFFSETS_TOPIC);
+        // A topic that is not there yet has to be made, with as many replicas as it is to have.
+        let healed = plan.broker_count - self.brokers.len();
+        let is_there = |topic: &String| views.keys().any(|(known, _)| known == topic);
+        let enough_brokers = plan.replication().iter().all(|(topic, count)| is_there(topic) || healed >= usize::try_from(*count).unwrap_or(1));
         majority && enough_brokers && views.iter().all(|(place, view)| self.keeps(view, plan.min_isr(&place.0)))
     }
 

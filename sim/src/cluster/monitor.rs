@@ -6,6 +6,7 @@
 //! | `leader-epoch` | on one broker a partition's leader epoch never goes back |
 //! | `leader-watermark` | the high watermark of a leader never goes back within its epoch, nor beyond its log (W5) |
 //! | `one-controller` | a controller epoch has one controller |
+//! | `controller-fence` | a version of a partition's state was not written by an earlier controller than the version before it |
 //! | `metadata` | one version of a partition's state says the same to everybody; its leader is one of the in-sync replicas |
 //! | `min-isr` | a high watermark does not rise while fewer than `min.insync.replicas` are in sync |
 //! | `log-matching` | below a high watermark all replicas have the same batches: offsets, leader epochs, checksums (W4) |
@@ -13,10 +14,14 @@
 //! | `isr-durability` | every in-sync replica of the newest leader has everything below its high watermark on disk (W2, W3) |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ottla::controller::image::{MetadataImage, PartitionImage};
+use ottla::controller::znodes;
 use ottla::runtime::HostPort;
 use uuid::Uuid;
 
@@ -69,6 +74,8 @@ struct State {
     /// What each version of a state said: leader, leader epoch, in-sync replicas.
     told: BTreeMap<(Uuid, i32, i32), (i32, i32, Vec<i32>)>,
     views: BTreeMap<Place, View>,
+    /// The controller epochs that wrote a partition's state, by version.
+    writers: BTreeMap<Place, BTreeMap<i32, i32>>,
     controllers: BTreeMap<i32, i32>,
     /// The images that were looked at last.
     images: BTreeMap<usize, Arc<MetadataImage>>,
@@ -147,6 +154,7 @@ impl Monitor {
         self.look_at_roles(&mut state);
         if state.looks % LOGS_EVERY == 0 {
             self.look_at_logs(&mut state);
+            self.look_at_tree(&mut state);
         }
         drop(state);
         self.judge();
@@ -314,6 +322,34 @@ impl Monitor {
                         );
                         self.history().broken_at(&place, "isr-durability", what);
                     }
+                }
+            }
+        }
+    }
+
+    /// Looks at the states of partitions as the members of the ensemble have them.
+    fn look_at_tree(&self, state: &mut State) {
+        let living = self.cluster.living();
+        let embedded = living.iter().filter_map(|(_, _, broker)| broker.member().cloned());
+        let members: Vec<_> = embedded.chain((0..self.cluster.members.len()).filter_map(|index| self.cluster.member(index))).collect();
+        let places: Vec<Place> = state.views.keys().filter(|place| self.min_isr.contains_key(&place.0)).cloned().collect();
+        for place in places {
+            let path = znodes::state_path(&place.0, place.1);
+            for member in &members {
+                // It looks at the tree that the member has, and waits for nothing.
+                let got = pin!(member.get(&path)).poll(&mut Context::from_waker(Waker::noop()));
+                let Poll::Ready(Ok(view)) = got else { continue };
+                let Ok(told) = znodes::PartitionState::decode(&path, &view.data) else { continue };
+                let (version, epoch) = (view.stat.version, told.controller_epoch);
+                let writers = state.writers.entry(place.clone()).or_default();
+                if writers.insert(version, epoch).is_some() {
+                    continue;
+                }
+                let before = writers.range(..version).next_back().filter(|(_, before)| **before > epoch);
+                let after = writers.range(version + 1..).next().filter(|(_, after)| **after < epoch);
+                if let Some((other, its)) = before.or(after) {
+                    let what = format!("{place:?}: version {version} was written by controller epoch {epoch}, and version {other} by {its}");
+                    self.history().broken("controller-fence", what);
                 }
             }
         }
