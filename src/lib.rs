@@ -33,7 +33,7 @@
 //! 2. **Append.** [`log`] gives the batch its offsets by writing 16 new bytes in front of the rest of it, in one vectored write. The page cache has it now.
 //! 3. **Flush.** Appends that arrive while the file is being flushed share the next flush. When it is done the durable end moves, the high watermark
 //!    with it, and the waiting produce request ([`purgatory`]) is answered. A flush that fails is final: the broker stops rather than acknowledge
-//!    what may be lost.
+//!    what may be lost. With replicas the followers fetch it, flush it and fetch on, and the high watermark is what all in-sync ones have on disk ([`replication`]).
 //! 4. **Out.** A fetch finds its position by the sparse index and hands file, position and length to the socket (`sendfile`); small ranges are read and
 //!    sent with the header. A fetch that finds too little waits for the high watermark.
 //! 5. **Gone.** By size, by age, or by request: the log's start moves durably first, then segments are renamed, then unlinked.
@@ -43,6 +43,11 @@
 //! By default (`flush.messages=1`) an acknowledged record is on disk. Topics, configurations and producer id blocks are on disk before they are answered;
 //! group offsets are records like any other. After an unclean stop, recovery reads from the last checkpoint on, keeps the longest valid prefix, and tells a
 //! torn tail, which it cuts, from rot in the middle, which it refuses to touch.
+//!
+//! # Who decides
+//!
+//! The tree of znodes says who leads what; the controller alone writes that ([`controller`]), by pure rules, with a compare-and-set and fenced by its epoch. Every broker follows the tree by
+//! watches and gives its replicas their roles: an order is obeyed once, in the order of leader and partition epochs, whoever brings it. `docs/replication.md` has the reasons.
 //!
 //! # Where to change what
 //!

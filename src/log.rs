@@ -27,6 +27,7 @@ pub mod epoch_cache;
 mod error;
 mod flush;
 pub mod index;
+mod interrupted;
 pub mod manager;
 pub mod meta_properties;
 pub mod names;

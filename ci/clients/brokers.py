@@ -4,11 +4,13 @@ Everything here happens inside namespaces that `enter` makes for the runner alon
 nothing is left when the runner ends, however it ends.
 """
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -141,10 +143,17 @@ class Broker:
         sh("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(self.data))
 
     def fill(self):
-        """Leaves no byte free on its disk."""
-        free = os.statvfs(self.data)
+        """Leaves no byte free on its disk, although the broker writes meanwhile."""
+        step, at = 16 << 20, 0
         with open(self.data / "ballast", "wb") as ballast:
-            os.posix_fallocate(ballast.fileno(), 0, free.f_bavail * free.f_frsize)
+            while step >= 4096:
+                try:
+                    os.posix_fallocate(ballast.fileno(), at, step)
+                    at += step
+                except OSError as e:
+                    if e.errno != errno.ENOSPC:
+                        raise
+                    step //= 2
 
     def make_room(self):
         (self.data / "ballast").unlink(missing_ok=True)
@@ -230,22 +239,25 @@ class Cluster:
 
 
 class Watch:
-    """Tells when znodes below a path come and go, by `ottla coordination watch`."""
+    """Tells when znodes below a path come and go, by `ottla coordination watch` at each member: whoever is cut off from the others says nothing."""
 
     def __init__(self, cluster, path):
-        self.events = []
-        self.process = subprocess.Popen([cluster.binary, "coordination", "watch", path, "-r", "--server", cluster.hosts], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        import threading
-        threading.Thread(target=self.read, daemon=True).start()
+        self.events, self.processes = [], []
+        hosts, _, chroot = cluster.hosts.partition("/")
+        for host in hosts.split(","):
+            command = [cluster.binary, "coordination", "watch", path, "-r", "--server", f"{host}/{chroot}" if chroot else host]
+            self.processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+            threading.Thread(target=self.read, args=(self.processes[-1],), daemon=True).start()
 
-    def read(self):
-        for line in self.process.stdout:
+    def read(self, process):
+        for line in process.stdout:
             self.events.append((time.time() * 1000, line.strip()))
 
     def since(self, ms, line):
-        """When this was told, not before `ms`; nothing if it was not."""
-        return next((at for at, told in self.events if at >= ms and told == line), None)
+        """When this was first told, not before `ms`; nothing if it was not."""
+        return min((at for at, told in self.events if at >= ms and told == line), default=None)
 
     def close(self):
-        self.process.kill()
-        self.process.wait()
+        for process in self.processes:
+            process.kill()
+            process.wait()

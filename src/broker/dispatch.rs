@@ -109,7 +109,7 @@ pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: B
         ApiKey::CreatePartitions => later!(CreatePartitionsRequest, |broker, _context, request| handlers::topics::create_partitions(broker, request).await),
         ApiKey::DescribeConfigs => now!(DescribeConfigsRequest, |request| handlers::configs::describe_configs(broker, &context, request)),
         ApiKey::IncrementalAlterConfigs => {
-            later!(IncrementalAlterConfigsRequest, |broker, _context, request| handlers::configs::incremental_alter_configs(broker, request).await)
+            later!(IncrementalAlterConfigsRequest, |broker, context, request| handlers::configs::incremental_alter_configs(broker, context, request).await)
         }
         ApiKey::AlterPartition => later!(AlterPartitionRequest, |broker, _context, request| handlers::partitions::alter_partition(broker, request).await),
         ApiKey::ElectLeaders => later!(ElectLeadersRequest, |broker, context, request| handlers::partitions::elect_leaders(broker, context, request).await),
@@ -121,7 +121,7 @@ pub async fn dispatch<R: Runtime>(broker: &Arc<Broker<R>>, peer: &Peer, frame: B
         ApiKey::ListPartitionReassignments => {
             now!(ListPartitionReassignmentsRequest, |request| handlers::partitions::list_partition_reassignments(broker, request))
         }
-        ApiKey::AlterConfigs => later!(AlterConfigsRequest, |broker, _context, request| handlers::configs::alter_configs(broker, request).await),
+        ApiKey::AlterConfigs => later!(AlterConfigsRequest, |broker, context, request| handlers::configs::alter_configs(broker, context, request).await),
         ApiKey::InitProducerId => later!(InitProducerIdRequest, |broker, _context, request| handlers::producers::init_producer_id(broker, request).await),
         ApiKey::DescribeProducers => {
             later!(DescribeProducersRequest, |broker, _context, request| handlers::producers::describe_producers(broker, request).await)

@@ -11,6 +11,7 @@ use kafka_protocol::protocol::{Request, StrBytes};
 use tokio::sync::{Mutex, mpsc};
 
 use super::Broker;
+use super::handlers::Context;
 use crate::client::connection::{Connection, ConnectionConfig};
 use crate::controller::IsrChange;
 use crate::controller::image::PartitionImage;
@@ -26,6 +27,9 @@ const PROPOSALS_AT_ONCE: usize = 1_000;
 
 /// Between two attempts that the controller did not answer, unless the metadata changes before.
 const BACKOFF: Duration = Duration::from_millis(50);
+
+/// How brokers call themselves when they ask the controller: `broker-N` and this.
+const CLIENT_ID: &str = "-to-controller";
 
 /// The newest ControlledShutdown.
 const CONTROLLED_SHUTDOWN_VERSION: i16 = 3;
@@ -63,7 +67,7 @@ impl<R: Runtime> Broker<R> {
             Some((at, connection)) if at == address && connection.is_open() => connection,
             _ => {
                 let config =
-                    ConnectionConfig { client_id: format!("broker-{}-to-controller", self.id()), connect_timeout: timeout, ..ConnectionConfig::default() };
+                    ConnectionConfig { client_id: format!("broker-{}{CLIENT_ID}", self.id()), connect_timeout: timeout, ..ConnectionConfig::default() };
                 Connection::open(&self.runtime, &address, config).await.map_err(|error| unknown(error.to_string()))?
             }
         };
@@ -74,6 +78,17 @@ impl<R: Runtime> Broker<R> {
             None => open.version::<Q>().map_err(|error| unknown(error.to_string()))?,
         };
         open.call_at(version, request, timeout).await.map_err(|error| ApiError::new(Error::RequestTimedOut, error.to_string()))
+    }
+
+    /// What the controller answers to a client's request that any broker must take (settings of brokers are sent to the broker they are of). `None` if this broker
+    /// is to answer itself: it is the controller, or there is none, or another broker asks, which takes this one for it.
+    pub async fn forwarded<Q: Request>(&self, context: &Context, request: &Q) -> Option<Q::Response> {
+        let is_from_broker = context.client_id.as_deref().is_some_and(|id| id.ends_with(CLIENT_ID));
+        if is_from_broker || self.is_controller() {
+            return None;
+        }
+        let answered = self.ask_controller(Some(context.version), request).await;
+        answered.inspect_err(|error| tracing::info!(%error, "a request could not be forwarded to the controller")).ok()
     }
 
     /// This broker's epoch; −1 if it is not registered as far as it knows.

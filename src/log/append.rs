@@ -94,15 +94,21 @@ impl<R: Runtime> Log<R> {
         }
         let end_before = writer.end_offset;
         let headers = match leader_epoch {
-            Some(leader_epoch) => match self.check_producers(&writer.producers, batches)? {
-                Some(duplicate) => return Ok(duplicate),
-                None => assign_offsets(batches, end_before, leader_epoch),
+            Some(leader_epoch) => match self.check_producers(&writer.producers, batches) {
+                Ok(Some(duplicate)) => return Ok(duplicate),
+                _ if batches.iter().any(|batch| writer.interrupted.must_wait(&batch.header, inner.rt.now())) => {
+                    let first = std::io::Error::new(std::io::ErrorKind::StorageFull, "an earlier batch of this producer found the disk full, and goes first");
+                    return Err(LogError::io(&self.segment_path(writer.active.base_offset), first).into());
+                }
+                Ok(None) => assign_offsets(batches, end_before, leader_epoch),
+                Err(error) => return Err(error),
             },
             None => check_offsets(batches, end_before)?,
         };
         let (first, last) = (headers[0], headers[headers.len() - 1]);
         if self.must_roll(writer, &config, &headers, size_bytes) {
-            self.roll_to(writer, first.base_offset).await?;
+            let rolled = self.roll_to(writer, first.base_offset).await;
+            rolled.inspect_err(|error| self.note_refused(writer, batches, error))?;
         }
 
         let parts = parts(batches, &headers, leader_epoch.is_some());
@@ -111,6 +117,7 @@ impl<R: Runtime> Log<R> {
         let written = writer.open.file.write_at(writer.position, parts).await;
         if let Err(error) = written {
             let error = LogError::io(&self.segment_path(writer.active.base_offset), error);
+            self.note_refused(writer, batches, &error);
             self.cut_back(writer).await?;
             return Err(error.into());
         }
@@ -158,6 +165,14 @@ impl<R: Runtime> Log<R> {
         Ok(None)
     }
 
+    /// Takes note of batches for which there was no room.
+    fn note_refused(&self, writer: &mut Writer<R>, batches: &[BatchToAppend], error: &LogError) {
+        if error.is_storage_full() {
+            let now = self.inner.rt.now();
+            batches.iter().for_each(|batch| writer.interrupted.refused(&batch.header, now));
+        }
+    }
+
     /// Takes note of batches that were written at the writer's position.
     fn note_batches(&self, writer: &mut Writer<R>, config: &LogConfig, batches: &[BatchToAppend], headers: &[Header]) {
         let inner = &*self.inner;
@@ -177,6 +192,7 @@ impl<R: Runtime> Log<R> {
                 writer.bytes_since_checkpoint += header.size_in_bytes() as u64;
                 ends.push(Boundary { offset: writer.end_offset, position: writer.position });
                 note_producer(&mut writer.producers, header, &batch.bytes, now_ms);
+                writer.interrupted.written(header);
             }
         }
         for header in headers {

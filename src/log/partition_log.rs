@@ -22,6 +22,7 @@ use super::dir::LogDir;
 use super::epoch_cache::EpochCache;
 use super::error::LogError;
 use super::flush::FlushState;
+use super::interrupted::Interrupted;
 use super::names::{LOG_SUFFIX, file_name};
 use super::producer_state::ProducerStates;
 use super::recovery::Recovered;
@@ -132,6 +133,8 @@ pub(super) struct Writer<R: Runtime> {
     /// By how much the segment is rolled earlier.
     pub jitter_ms: i64,
     pub producers: ProducerStates,
+    /// Of which a batch found no room.
+    pub interrupted: Interrupted,
     pub bytes_since_checkpoint: u64,
     /// Records since a flush was last asked for.
     pub unflushed_records: i64,

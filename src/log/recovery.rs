@@ -23,6 +23,7 @@ use thiserror::Error;
 use super::append::{draw_jitter_ms, note_producer};
 use super::config::LogConfig;
 use super::epoch_cache::EpochCache;
+use super::interrupted::Interrupted;
 use super::names::{
     DELETED_SUFFIX, INDEX_SUFFIX, LEADER_EPOCH_CHECKPOINT, LOG_SUFFIX, SNAPSHOT_SUFFIX, TEMP_SUFFIX, TIME_INDEX_SUFFIX, TXN_INDEX_SUFFIX, all_zero, file_name,
     parse_file_name,
@@ -657,6 +658,7 @@ impl<R: Runtime> Recovery<'_, R> {
             created_ms: self.rt.unix_ms(),
             jitter_ms: draw_jitter_ms(self.rt, self.config),
             producers,
+            interrupted: Interrupted::default(),
             bytes_since_checkpoint: self.report.bytes_read,
             unflushed_records: 0,
             preallocated_bytes: 0,

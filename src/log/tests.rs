@@ -224,6 +224,39 @@ fn a_full_disk_refuses_appends_and_recovers_with_space() {
 }
 
 #[test]
+fn what_a_producer_sent_after_a_batch_that_found_no_room_waits_for_it() {
+    world::run(|world| async move {
+        let log = open(&world, &small()).await;
+        let send = async |id, epoch, sequence| log.append_as_leader(&[batch(&[1], &value(100, 1), Some((id, epoch, sequence)))], 0).await;
+        send(1, 0, 0).await.unwrap();
+        let faults = world.disk.faults.clone();
+        faults.free_bytes.store(50, Ordering::Relaxed);
+        faults.limited.store(true, Ordering::Relaxed);
+        let full = |appended: Result<_, AppendError>| assert!(matches!(&appended, Err(AppendError::Log(error)) if error.is_storage_full()), "{appended:?}");
+        // The first batch that producer 2 ever sends here, and one of producer 1; what follows each is in flight already.
+        full(send(1, 0, 1).await);
+        full(send(2, 0, 0).await);
+        faults.limited.store(false, Ordering::Relaxed);
+        full(send(1, 0, 2).await);
+        full(send(2, 0, 1).await);
+        full(send(1, 0, 3).await);
+        assert!(send(1, 0, 0).await.unwrap().duplicate, "what is there is known");
+        assert_eq!(send(3, 0, 7).await.unwrap().base_offset, 1, "others go on");
+        for (id, sequence) in [(2, 0), (1, 1), (1, 2), (2, 1)] {
+            assert!(!send(id, 0, sequence).await.unwrap().duplicate);
+        }
+        // From here on the numbers alone count again.
+        assert!(matches!(send(1, 0, 5).await, Err(AppendError::Sequence(_))));
+        // A producer that begins another epoch has given it up.
+        faults.limited.store(true, Ordering::Relaxed);
+        full(send(1, 0, 3).await);
+        faults.limited.store(false, Ordering::Relaxed);
+        send(1, 1, 0).await.unwrap();
+        send(1, 1, 1).await.unwrap();
+    });
+}
+
+#[test]
 fn a_full_disk_at_a_roll_or_a_checkpoint_loses_nothing() {
     world::run(|world| async move {
         let log = open(&world, &small()).await;

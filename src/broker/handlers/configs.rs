@@ -103,8 +103,15 @@ fn resource(resource_type: i8, name: &str) -> Result<ConfigResource, ApiError> {
 }
 
 /// IncrementalAlterConfigs (KIP-339).
-pub async fn incremental_alter_configs<R: Runtime>(broker: Arc<Broker<R>>, request: IncrementalAlterConfigsRequest) -> IncrementalAlterConfigsResponse {
+pub async fn incremental_alter_configs<R: Runtime>(
+    broker: Arc<Broker<R>>,
+    context: Context,
+    request: IncrementalAlterConfigsRequest,
+) -> IncrementalAlterConfigsResponse {
     use incremental_alter_configs_response::AlterConfigsResourceResponse;
+    if let Some(response) = broker.forwarded(&context, &request).await {
+        return response;
+    }
     let mut asked = Vec::new();
     let mut refused = BTreeMap::new();
     for (index, one) in request.resources.iter().enumerate() {
@@ -140,8 +147,11 @@ pub async fn incremental_alter_configs<R: Runtime>(broker: Arc<Broker<R>>, reque
 }
 
 /// AlterConfigs, which replaces all of a resource's configuration; deprecated since Kafka 2.3 and still sent by old tools.
-pub async fn alter_configs<R: Runtime>(broker: Arc<Broker<R>>, request: AlterConfigsRequest) -> AlterConfigsResponse {
+pub async fn alter_configs<R: Runtime>(broker: Arc<Broker<R>>, context: Context, request: AlterConfigsRequest) -> AlterConfigsResponse {
     use alter_configs_response::AlterConfigsResourceResponse;
+    if let Some(response) = broker.forwarded(&context, &request).await {
+        return response;
+    }
     let mut asked = Vec::new();
     let mut refused = BTreeMap::new();
     for (index, one) in request.resources.iter().enumerate() {

@@ -19,11 +19,11 @@ pub(crate) struct View {
     pub(crate) controller: i32,
     /// The brokers that are part of the cluster.
     pub(crate) brokers: BTreeSet<i32>,
-    partitions: BTreeMap<Place, Partition>,
+    pub(super) partitions: BTreeMap<Place, Partition>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Partition {
+pub(super) struct Partition {
     /// `None` if nobody leads it who is part of the cluster.
     leader: Option<i32>,
     in_sync: BTreeSet<i32>,
@@ -51,6 +51,8 @@ impl From<&ClusterMetadata> for View {
 pub(crate) struct Events {
     last: View,
     is_begun: bool,
+    /// Brokers that were part of the cluster and are not.
+    missing: BTreeSet<i32>,
 }
 
 impl Events {
@@ -61,10 +63,11 @@ impl Events {
         let now = &self.last;
         for broker in before.brokers.difference(&now.brokers) {
             lines.push(format!("broker {broker} is no longer part of the cluster"));
+            self.missing.insert(*broker);
         }
-        if self.is_begun {
-            lines.extend(now.brokers.difference(&before.brokers).map(|broker| format!("broker {broker} is part of the cluster")));
-        }
+        // That a broker joins at the start goes without saying.
+        let back = now.brokers.iter().filter(|broker| self.missing.remove(broker));
+        lines.extend(back.map(|broker| format!("broker {broker} is part of the cluster again")));
         if now.controller != before.controller || !self.is_begun {
             lines.push(match now.controller {
                 ..0 => "there is no controller".to_owned(),
@@ -189,7 +192,7 @@ mod tests {
             events.observe(view(2, &[2, 3], &[(2, &[2, 3]), (2, all)])),
             ["broker 1 is no longer part of the cluster", "broker 2 is the controller", "broker 2 leads t-0 in place of 1", "broker 1 is out of sync: t-0"]
         );
-        assert_eq!(events.observe(view(2, all, &[(2, &[2, 3]), (2, &[2, 3])])), ["broker 1 is part of the cluster", "broker 1 is out of sync: t-1"]);
+        assert_eq!(events.observe(view(2, all, &[(2, &[2, 3]), (2, &[2, 3])])), ["broker 1 is part of the cluster again", "broker 1 is out of sync: t-1"]);
         assert_eq!(
             events.observe(view(2, all, &[(2, all), (2, all)])),
             ["broker 1 is in sync again: t-0, t-1", "all 2 partitions are led and all copies in sync"]
@@ -212,7 +215,7 @@ mod tests {
             ]
         );
         let lines = events.observe(view(2, all, &[(1, &[1][..]); 5]));
-        assert_eq!(lines, ["broker 1 is part of the cluster", "broker 2 is the controller", "with a leader again: t-0, t-1, t-2 and 2 more"]);
+        assert_eq!(lines, ["broker 1 is part of the cluster again", "broker 2 is the controller", "with a leader again: t-0, t-1, t-2 and 2 more"]);
         assert_eq!(events.observe(view(2, all, &[]))[..], ["topic t is deleted"]);
     }
 }
