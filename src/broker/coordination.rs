@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::start::StartError;
 use crate::config::broker::BrokerConfig;
 use crate::controller;
-use crate::coordination::{self, Coordination};
 use crate::coordination::client::{Connector, Options, Session};
 use crate::coordination::service::{Bound, Dirs, Service};
+use crate::coordination::{self, Coordination};
 use crate::runtime::Runtime;
 
 /// How long the service of this process may take to begin a session: as long as its disk needs.

@@ -83,7 +83,9 @@ impl Plan {
         let producers = (0..draws.between(2, 5)).map(|_| draw_producer(draws, max_pause_ms)).collect();
         let readers = (0..draws.between(1, 3)).map(|_| draw_reader(draws)).collect();
         let members = draw_members(draws);
-        let admins = (0..draws.between(0, 2)).map(|_| admin::Habit { max_pause_ms: *draws.pick(&[200, 1_000]), max_partition_count: 4, max_replication_factor: 1 }).collect();
+        let admins = (0..draws.between(0, 2))
+            .map(|_| admin::Habit { max_pause_ms: *draws.pick(&[200, 1_000]), max_partition_count: 4, max_replication_factor: 1 })
+            .collect();
         let rot = RotPlan { at_permille: draws.between(200, 950), newest: draws.chance(750_000), kill: draws.chance(750_000) };
         let rot = Some(rot).filter(|_| draws.chance(80_000));
         Self {

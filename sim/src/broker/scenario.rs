@@ -14,12 +14,12 @@ use ottla::config::broker::BrokerConfig;
 use ottla::runtime::{HostPort, Runtime};
 use tokio::sync::watch;
 
-use crate::clients::history::{FinalLog, History, Place};
-use crate::clients::crew::{Crew, NewTopic, Working};
-use crate::clients::link::{Link, OneBroker, Phase, Shared};
 use super::plan::{DATA_DIR, PORT, Plan};
-use crate::clients::value::ValueId;
 use super::whitebox;
+use crate::clients::crew::{Crew, NewTopic, Working};
+use crate::clients::history::{FinalLog, History, Place};
+use crate::clients::link::{Link, OneBroker, Phase, Shared};
+use crate::clients::value::ValueId;
 use crate::clients::{admin, member, producer, reader};
 use crate::nemesis::Nemesis;
 use crate::runtime::SimRuntime;
@@ -359,22 +359,27 @@ impl Run {
         };
         let refused = self
             .crew
-            .ask(&format!("fresh work {when}"), SERVE_WITHIN + Duration::from_secs(5), || self.look_after_broker(), move |link| {
-                let habit = habit.clone();
-                async move {
-                    let (runtime, shared, stream) = (link.runtime.clone(), link.shared.clone(), link.stream.clone());
-                    let mut link = link;
-                    for (number, place) in (0..).zip(link.shared.places()) {
-                        if !link.shared.history().is_rotten(&place)
-                            && let Err(why) = producer::send_one(&mut link, ValueId { producer: id, number }, &place, SERVE_WITHIN).await
-                        {
-                            return Some(why);
+            .ask(
+                &format!("fresh work {when}"),
+                SERVE_WITHIN + Duration::from_secs(5),
+                || self.look_after_broker(),
+                move |link| {
+                    let habit = habit.clone();
+                    async move {
+                        let (runtime, shared, stream) = (link.runtime.clone(), link.shared.clone(), link.stream.clone());
+                        let mut link = link;
+                        for (number, place) in (0..).zip(link.shared.places()) {
+                            if !link.shared.history().is_rotten(&place)
+                                && let Err(why) = producer::send_one(&mut link, ValueId { producer: id, number }, &place, SERVE_WITHIN).await
+                            {
+                                return Some(why);
+                            }
                         }
+                        let fresh = Link::new(runtime, shared, stream, "fresh-member".to_owned());
+                        (!member::commit_once(fresh, habit, SERVE_WITHIN).await).then(|| "no offset could be committed in a fresh group".to_owned())
                     }
-                    let fresh = Link::new(runtime, shared, stream, "fresh-member".to_owned());
-                    (!member::commit_once(fresh, habit, SERVE_WITHIN).await).then(|| "no offset could be committed in a fresh group".to_owned())
-                }
-            })
+                },
+            )
             .await?;
         self.verdict()?;
         match refused {
@@ -421,10 +426,15 @@ impl Run {
             let asked = place.clone();
             let read = self
                 .crew
-                .ask("an audit", AUDIT_ALL_WITHIN, || self.look_after_broker(), move |mut link| {
-                    let place = asked.clone();
-                    async move { reader::audit(&mut link, &place, patience).await }
-                })
+                .ask(
+                    "an audit",
+                    AUDIT_ALL_WITHIN,
+                    || self.look_after_broker(),
+                    move |mut link| {
+                        let place = asked.clone();
+                        async move { reader::audit(&mut link, &place, patience).await }
+                    },
+                )
                 .await?;
             match read {
                 Ok(log) => {
@@ -439,14 +449,15 @@ impl Run {
         }
         let tend = || self.look_after_broker();
         for group in self.plan.roster.groups() {
-            self.crew.patiently(&format!("fetching all offsets of {group}"), SERVE_WITHIN, tend, move |link| {
-                let group = group.clone();
-                async move {
-                    let mut link = link;
-                    member::fetch_all_offsets(&mut link, &group).await
-                }
-            })
-            .await?;
+            self.crew
+                .patiently(&format!("fetching all offsets of {group}"), SERVE_WITHIN, tend, move |link| {
+                    let group = group.clone();
+                    async move {
+                        let mut link = link;
+                        member::fetch_all_offsets(&mut link, &group).await
+                    }
+                })
+                .await?;
         }
         for topic in working.own_topics() {
             let what = format!("looking at topic {}", topic.name);

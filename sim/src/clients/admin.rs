@@ -104,13 +104,7 @@ pub async fn create<R: Runtime>(link: &mut Link<R>, name: &str, partition_count:
     matches!(created, Changed::Done | Changed::Refused(Error::TopicAlreadyExists))
 }
 
-async fn try_create<R: Runtime>(
-    link: &mut Link<R>,
-    name: &str,
-    partition_count: i32,
-    replication_factor: i16,
-    configs: &BTreeMap<String, String>,
-) -> Changed {
+async fn try_create<R: Runtime>(link: &mut Link<R>, name: &str, partition_count: i32, replication_factor: i16, configs: &BTreeMap<String, String>) -> Changed {
     link.go_for(Goal::Controller);
     let configs = configs.iter().map(|(key, value)| CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value))));
     let topic = CreatableTopic::default()

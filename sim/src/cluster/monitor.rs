@@ -113,7 +113,13 @@ impl Authority for Monitor {
 
 impl Monitor {
     /// One that has not looked yet.
-    pub fn new(cluster: &Arc<Cluster>, world: &World, history: &Arc<Mutex<History>>, min_isr: BTreeMap<String, usize>, offsets_partition_count: i32) -> Arc<Self> {
+    pub fn new(
+        cluster: &Arc<Cluster>,
+        world: &World,
+        history: &Arc<Mutex<History>>,
+        min_isr: BTreeMap<String, usize>,
+        offsets_partition_count: i32,
+    ) -> Arc<Self> {
         let disks = cluster.brokers.iter().map(|_| Disk::default()).collect();
         Arc::new(Self {
             cluster: cluster.clone(),
@@ -225,7 +231,8 @@ impl Monitor {
                     self.history().broken_at(&place(), "leader-watermark", what);
                 }
                 if high_watermark > partition.log().log_end_offset() {
-                    let what = format!("{:?} epoch {epoch}: the high watermark is {high_watermark}, the log ends at {}", place(), partition.log().log_end_offset());
+                    let what =
+                        format!("{:?} epoch {epoch}: the high watermark is {high_watermark}, the log ends at {}", place(), partition.log().log_end_offset());
                     self.history().broken_at(&place(), "leader-watermark", what);
                 }
                 let in_sync_count = partition.in_sync_replicas().map_or(usize::MAX, |in_sync| in_sync.len());
@@ -308,7 +315,9 @@ impl Monitor {
                     );
                     self.history().broken_at(&place, "leader-completeness", what);
                 }
-                let in_sync = partition.in_sync_replicas().unwrap_or_else(|| vec![index as i32 + 1]);
+                let mut in_sync = partition.in_sync_replicas().unwrap_or_else(|| vec![index as i32 + 1]);
+                // One that the controller has taken away may have deleted what it had before the leader hears of it.
+                in_sync.retain(|id| state.views.get(&place).is_none_or(|view| view.state.isr.contains(id)));
                 for other in in_sync.iter().filter_map(|id| self.cluster.index_of(*id)) {
                     let durable_end = state.disks[other].durable_end(&place);
                     if durable_end >= high_watermark {

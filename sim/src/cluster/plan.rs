@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::broker::plan::{draw_members, draw_producer, draw_reader};
-use crate::clients::{admin, mover};
 use crate::clients::crew::{NewTopic, Roster};
+use crate::clients::{admin, mover};
 use crate::rng::Stream;
 
 /// The port that brokers listen at.

@@ -132,6 +132,8 @@ impl Run {
             authority: monitor.clone(),
             world: world.clone(),
         };
+        // There from the start: who is cut off later is cut off from it, too.
+        world.host("auditor");
         let hosts = (0..plan.client_host_count).map(|index| world.host(&format!("client-{index}"))).collect();
         let crew = Crew { shared, hosts, topics: plan.topics.clone() };
         let next_producer = plan.roster.producers.len() as u32;
@@ -228,7 +230,7 @@ impl Run {
                 lock(&self.history).give_up(place, "its only replica is on a broker that stays broken");
             }
         }
-        let healed: Vec<Host> = self.core.servers(&self.cluster).into_iter().chain(self.crew.hosts.iter().cloned()).collect();
+        let healed: Vec<Host> = self.core.servers(&self.cluster).into_iter().chain(self.crew.hosts.iter().cloned()).chain([world.host("auditor")]).collect();
         world.heal(&healed);
         self.look_after();
     }
@@ -259,7 +261,9 @@ impl Run {
             if world.now() > deadline {
                 let last = world.halts().pop();
                 let why = unsettled.unwrap_or_else(|| "all partitions are as they should be".to_owned());
-                return Err(Verdict::Liveness { reason: format!("{CONVERGE_WITHIN:?} after healing: {why}; unfinished: {pending:?}; the last halt: {last:?}") });
+                return Err(Verdict::Liveness {
+                    reason: format!("{CONVERGE_WITHIN:?} after healing: {why}; unfinished: {pending:?}; the last halt: {last:?}"),
+                });
             }
             world.sleep(Duration::from_millis(200)).await;
         }
@@ -273,7 +277,10 @@ impl Run {
         for (place, view) in self.monitor.views() {
             let state = |image: &Arc<ottla::controller::image::MetadataImage>| image.partition(&place.0, place.1).cloned();
             let is_out_of_reach = |state: &ottla::controller::image::PartitionImage| !state.isr.iter().any(|id| self.core.has(*id));
-            if !told.is_empty() && told.iter().all(|image| state(image).is_some_and(|state| is_out_of_reach(&state))) && !lock(&self.history).is_hopeless(&place) {
+            if !told.is_empty()
+                && told.iter().all(|image| state(image).is_some_and(|state| is_out_of_reach(&state)))
+                && !lock(&self.history).is_hopeless(&place)
+            {
                 let why = format!("its in-sync replicas {:?} all stay broken", view.state.isr);
                 lock(&self.history).give_up(&place, &why);
                 if view.state.replicas.len() > 1 {
@@ -375,22 +382,27 @@ impl Run {
         };
         let refused = self
             .crew
-            .ask(&format!("fresh work {when}"), SERVE_WITHIN * 2, || self.look_after(), move |link| {
-                let habit = habit.clone();
-                async move {
-                    let (runtime, shared, stream) = (link.runtime.clone(), link.shared.clone(), link.stream.clone());
-                    let mut link = link;
-                    for (number, place) in (0..).zip(link.shared.places()) {
-                        if !link.shared.history().is_hopeless(&place)
-                            && let Err(why) = producer::send_one(&mut link, ValueId { producer: id, number }, &place, SERVE_WITHIN).await
-                        {
-                            return Some(why);
+            .ask(
+                &format!("fresh work {when}"),
+                SERVE_WITHIN * 2,
+                || self.look_after(),
+                move |link| {
+                    let habit = habit.clone();
+                    async move {
+                        let (runtime, shared, stream) = (link.runtime.clone(), link.shared.clone(), link.stream.clone());
+                        let mut link = link;
+                        for (number, place) in (0..).zip(link.shared.places()) {
+                            if !link.shared.history().is_hopeless(&place)
+                                && let Err(why) = producer::send_one(&mut link, ValueId { producer: id, number }, &place, SERVE_WITHIN).await
+                            {
+                                return Some(why);
+                            }
                         }
+                        let fresh = Link::new(runtime, shared, stream, "fresh-member".to_owned());
+                        (!member::commit_once(fresh, habit, SERVE_WITHIN).await).then(|| "no offset could be committed in a fresh group".to_owned())
                     }
-                    let fresh = Link::new(runtime, shared, stream, "fresh-member".to_owned());
-                    (!member::commit_once(fresh, habit, SERVE_WITHIN).await).then(|| "no offset could be committed in a fresh group".to_owned())
-                }
-            })
+                },
+            )
             .await?;
         self.verdict()?;
         match refused {
