@@ -85,7 +85,7 @@ impl<R: Runtime> Broker<R> {
                 .map(|listener| Endpoint { address: listener.host_port(), security_protocol: "PLAINTEXT".to_owned(), listener: listener.name })
                 .collect(),
             rack: config.broker_rack.clone(),
-            directory_id: None,
+            directory_ids: Vec::new(),
         };
 
         // Before anything is written to them.
@@ -110,7 +110,7 @@ impl<R: Runtime> Broker<R> {
             runtime.clone(),
             session,
             ControllerConfig {
-                broker: BrokerInfo { directory_id: logs.directory_ids().first().copied(), ..info },
+                broker: BrokerInfo { directory_ids: logs.directory_ids(), ..info },
                 expected_cluster_id: logs.cluster_id().map(str::to_owned),
                 default_partition_count: config.num_partitions,
                 default_replication_factor: i16::try_from(config.default_replication_factor).unwrap_or(i16::MAX),

@@ -289,7 +289,7 @@ pub(super) mod tests {
 
     fn image() -> MetadataImage {
         let mut image = MetadataImage::default();
-        image.brokers.insert(0, BrokerInfo { id: 0, epoch: 1, endpoints: vec![], rack: None, directory_id: None });
+        image.brokers.insert(0, BrokerInfo { id: 0, epoch: 1, endpoints: vec![], rack: None, directory_ids: vec![] });
         for (at, name) in ["t", "__consumer_offsets"].into_iter().enumerate() {
             let config = BTreeMap::from([("retention.ms".to_owned(), "5".to_owned())]);
             let id = Uuid::from_u128(at as u128 + 5);

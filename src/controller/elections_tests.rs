@@ -12,7 +12,7 @@ struct World {
 
 impl World {
     fn of(brokers: &[(i32, i64)]) -> Self {
-        let brokers = brokers.iter().map(|&(id, epoch)| (id, BrokerInfo { id, epoch, endpoints: vec![], rack: None, directory_id: None })).collect();
+        let brokers = brokers.iter().map(|&(id, epoch)| (id, BrokerInfo { id, epoch, endpoints: vec![], rack: None, directory_ids: vec![] })).collect();
         Self { brokers, leaving: BTreeSet::new(), wiped: BTreeSet::new() }
     }
 

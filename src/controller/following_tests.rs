@@ -46,7 +46,7 @@ fn config(id: i32, directory: u128) -> ControllerConfig {
     let address = format!("host{id}:9092").parse().unwrap();
     let endpoint = Endpoint { listener: "PLAINTEXT".into(), security_protocol: "PLAINTEXT".into(), address };
     ControllerConfig {
-        broker: BrokerInfo { id, epoch: -1, endpoints: vec![endpoint], rack: None, directory_id: Some(Uuid::from_u128(directory)) },
+        broker: BrokerInfo { id, epoch: -1, endpoints: vec![endpoint], rack: None, directory_ids: vec![Uuid::from_u128(directory)] },
         expected_cluster_id: None,
         default_partition_count: 1,
         default_replication_factor: 1,

@@ -41,8 +41,8 @@ pub struct BrokerInfo {
     pub endpoints: Vec<Endpoint>,
     /// `broker.rack`.
     pub rack: Option<String>,
-    /// The id of its first log directory; `None` for brokers that do not tell (Kafka's).
-    pub directory_id: Option<Uuid>,
+    /// The ids of its log directories; none of brokers that do not tell (Kafka's).
+    pub directory_ids: Vec<Uuid>,
 }
 
 /// A partition's leadership, as stored in its `state` znode.

@@ -85,13 +85,14 @@ pub(super) async fn read_brokers<R: Runtime>(session: &Session<R>, watcher: &Wat
     Ok(brokers)
 }
 
-/// Which log directory each broker had when it was last looked at.
-pub(super) async fn read_directories<R: Runtime>(session: &Session<R>) -> Result<BTreeMap<i32, Uuid>, Failure> {
+/// Which log directories each broker had when it was last looked at.
+pub(super) async fn read_directories<R: Runtime>(session: &Session<R>) -> Result<BTreeMap<i32, Vec<Uuid>>, Failure> {
     let (names, _) = session.children(znodes::DIRECTORIES).await?;
     let mut directories = BTreeMap::new();
     for (path, view) in read_all(session, names.iter().map(|name| format!("{}/{name}", znodes::DIRECTORIES))).await? {
         let id = path.rsplit('/').next().and_then(|name| name.parse().ok());
-        directories.extend(id.zip(znodes::decode_directory(&view.data)));
+        let ids = znodes::decode_directories(&view.data);
+        directories.extend(id.filter(|_| !ids.is_empty()).map(|id| (id, ids)));
     }
     Ok(directories)
 }

@@ -43,8 +43,8 @@ pub type Elected = Vec<(PartitionName, Result<(), ApiError>)>;
 pub(super) struct Reigning {
     /// Brokers that are on their way out, with the epoch in which they asked to leave.
     leaving: BTreeMap<i32, i64>,
-    /// The log directory of each broker when it was last in sync anywhere, as the tree has it.
-    pub(super) directories: BTreeMap<i32, Uuid>,
+    /// The log directories of each broker when it was last in sync anywhere, as the tree has it.
+    pub(super) directories: BTreeMap<i32, Vec<Uuid>>,
 }
 
 impl Reigning {
@@ -52,16 +52,17 @@ impl Reigning {
         self.leaving.iter().filter(|(id, epoch)| brokers.get(id).is_some_and(|broker| broker.epoch == **epoch)).map(|(id, _)| *id).collect()
     }
 
-    /// Brokers whose log directory is another than it was.
+    /// Brokers that have none of the log directories that they had. Adding one, or another order, is nothing; the loss of one of several is seen by its logs alone.
     pub(super) fn wiped(&self, brokers: &BTreeMap<i32, BrokerInfo>) -> BTreeSet<i32> {
-        let is_other = |broker: &BrokerInfo| matches!((broker.directory_id, self.directories.get(&broker.id)), (Some(now), Some(before)) if now != *before);
+        let has_one = |broker: &BrokerInfo| self.directories.get(&broker.id).is_none_or(|before| before.iter().any(|id| broker.directory_ids.contains(id)));
+        let is_other = |broker: &BrokerInfo| !broker.directory_ids.is_empty() && !has_one(broker);
         brokers.values().filter(|broker| is_other(broker)).map(|broker| broker.id).collect()
     }
 
     /// Directories that are not written down yet.
-    fn news(&self, brokers: &BTreeMap<i32, BrokerInfo>) -> Vec<(i32, Uuid)> {
-        let told = brokers.values().filter_map(|broker| Some((broker.id, broker.directory_id?)));
-        told.filter(|(id, directory)| self.directories.get(id) != Some(directory)).collect()
+    fn news(&self, brokers: &BTreeMap<i32, BrokerInfo>) -> Vec<(i32, Vec<Uuid>)> {
+        let told = brokers.values().filter(|broker| !broker.directory_ids.is_empty() && self.directories.get(&broker.id) != Some(&broker.directory_ids));
+        told.map(|broker| (broker.id, broker.directory_ids.clone())).collect()
     }
 }
 
@@ -131,11 +132,11 @@ impl<R: Runtime> Changes<R> {
         for (id, _) in news.iter().filter(|(id, _)| self.reigning().directories.contains_key(id)) {
             tracing::warn!(
                 broker = id,
-                "the broker has come back with another log directory: what it had is gone, and it is in sync nowhere until it has caught up"
+                "the broker has come back without the log directories that it had: what it had is gone, and it is in sync nowhere until it has caught up"
             );
         }
-        let operations = news.iter().map(|(id, directory)| {
-            let (path, content) = (znodes::directory_path(*id), znodes::encode_directory(*directory));
+        let operations = news.iter().map(|(id, directories)| {
+            let (path, content) = (znodes::directory_path(*id), znodes::encode_directories(directories));
             if self.reigning().directories.contains_key(id) { Operation::set(path, content, ANY_VERSION) } else { Operation::create(path, content) }
         });
         let operations: Vec<Operation> = operations.collect();

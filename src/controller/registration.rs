@@ -96,16 +96,16 @@ pub(super) async fn cluster_id<R: Runtime>(rt: &R, session: &Session<R>, expecte
 enum Standing {
     /// It is this session's own.
     Own,
-    /// It is of an earlier life of this broker: it carries its directory id.
+    /// It is of an earlier life of this broker: it carries one of its directory ids.
     Ghost,
     /// It is of another broker.
     Foreign,
 }
 
-fn standing(session: i64, directory_id: Option<Uuid>, holder: i64, registration: &Registration) -> Standing {
+fn standing(session: i64, directory_ids: &[Uuid], holder: i64, registration: &Registration) -> Standing {
     if holder == session {
         Standing::Own
-    } else if directory_id.is_some() && registration.directory_id == directory_id {
+    } else if registration.directory_ids.iter().any(|id| directory_ids.contains(id)) {
         Standing::Ghost
     } else {
         Standing::Foreign
@@ -126,7 +126,7 @@ pub(super) async fn register<R: Runtime>(rt: &R, session: &Session<R>, config: &
         let mut ghost = None;
         if let Some(view) = find(session, &path).await? {
             let holder = view.stat.ephemeral_owner;
-            match standing(own, config.broker.directory_id, holder, &Registration::decode(&view.data)) {
+            match standing(own, &config.broker.directory_ids, holder, &Registration::decode(&view.data)) {
                 Standing::Own => return Ok((BrokerInfo { epoch: view.stat.czxid, ..config.broker.clone() }, None)),
                 Standing::Ghost => match session.set(&path, view.data.clone(), view.stat.version).await {
                     Ok(stat) if stat.czxid == view.stat.czxid => {
@@ -252,10 +252,11 @@ mod tests {
     #[test]
     fn a_ghost_is_known_by_its_directory() {
         let [one, other] = [1, 2].map(Uuid::from_u128);
-        let registration = |directory_id| Registration { directory_id };
-        assert_eq!(standing(5, Some(one), 5, &registration(Some(other))), Standing::Own);
-        assert_eq!(standing(5, Some(one), 4, &registration(Some(one))), Standing::Ghost);
-        assert_eq!(standing(5, Some(one), 4, &registration(Some(other))), Standing::Foreign);
-        assert_eq!(standing(5, None, 4, &registration(None)), Standing::Foreign, "Kafka's registrations carry none");
+        let registration = |ids: &[Uuid]| Registration { directory_ids: ids.to_vec() };
+        assert_eq!(standing(5, &[one], 5, &registration(&[other])), Standing::Own);
+        assert_eq!(standing(5, &[one], 4, &registration(&[one])), Standing::Ghost);
+        assert_eq!(standing(5, &[one, other], 4, &registration(&[other])), Standing::Ghost, "a directory was added in front");
+        assert_eq!(standing(5, &[one], 4, &registration(&[other])), Standing::Foreign);
+        assert_eq!(standing(5, &[], 4, &registration(&[])), Standing::Foreign, "Kafka's registrations carry none");
     }
 }

@@ -31,7 +31,7 @@ where
 fn config() -> ControllerConfig {
     let endpoint = Endpoint { listener: "PLAINTEXT".into(), security_protocol: "PLAINTEXT".into(), address: "localhost:9092".parse().unwrap() };
     ControllerConfig {
-        broker: BrokerInfo { id: 1, epoch: -1, endpoints: vec![endpoint], rack: None, directory_id: Some(Uuid::from_u128(77)) },
+        broker: BrokerInfo { id: 1, epoch: -1, endpoints: vec![endpoint], rack: None, directory_ids: vec![Uuid::from_u128(77)] },
         expected_cluster_id: None,
         default_partition_count: 1,
         default_replication_factor: 1,

@@ -7,7 +7,7 @@ use crate::controller::image::{BrokerInfo, PartitionImage};
 fn image(topics: &[&str], brokers: i32) -> MetadataImage {
     let mut image = MetadataImage::default();
     for id in 0..brokers {
-        image.brokers.insert(id, BrokerInfo { id, epoch: 1, endpoints: vec![], rack: None, directory_id: None });
+        image.brokers.insert(id, BrokerInfo { id, epoch: 1, endpoints: vec![], rack: None, directory_ids: vec![] });
     }
     for (at, name) in topics.iter().enumerate() {
         let partition = |leader| PartitionImage { leader, replicas: vec![leader], isr: vec![leader], ..PartitionImage::default() };

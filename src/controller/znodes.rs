@@ -62,22 +62,22 @@ pub const TOPIC_CONFIGS: &str = "/config/topics";
 /// Brokers' settings.
 pub const BROKER_CONFIGS: &str = "/config/brokers";
 
-/// Which log directory each broker has: our own, so that a broker whose disk was exchanged is not taken for what it was.
+/// Which log directories each broker has: our own, so that a broker whose disk was exchanged is not taken for what it was.
 pub const DIRECTORIES: &str = "/ottla/directories";
 
-/// Which log directory a broker has.
+/// Which log directories a broker has.
 pub fn directory_path(id: i32) -> String {
     format!("{DIRECTORIES}/{id}")
 }
 
 /// The content of that znode.
-pub fn encode_directory(id: Uuid) -> Bytes {
-    encode(&json!({ "version": 1, "directory_id": uuid_text::to_text(id) }))
+pub fn encode_directories(ids: &[Uuid]) -> Bytes {
+    encode(&json!({ "version": 1, "directory_ids": ids.iter().copied().map(uuid_text::to_text).collect::<Vec<_>>() }))
 }
 
-/// The log directory in it; none if it cannot be read.
-pub fn decode_directory(content: &[u8]) -> Option<Uuid> {
-    Registration::decode(content).directory_id
+/// The log directories in it; none if it cannot be read.
+pub fn decode_directories(content: &[u8]) -> Vec<Uuid> {
+    Registration::decode(content).directory_ids
 }
 
 /// A broker's registration.
@@ -151,19 +151,20 @@ fn decode<'a, T: Deserialize<'a>>(path: &str, content: &'a [u8]) -> Result<T, Zn
 /// What a registration says besides where the broker listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registration {
-    /// The id of the broker's first log directory: a later life of the broker knows its own registration by it. Kafka's registrations have none.
-    pub directory_id: Option<Uuid>,
+    /// The ids of the broker's log directories: a later life of the broker knows its own registration by them. Kafka's registrations have none.
+    pub directory_ids: Vec<Uuid>,
 }
 
 impl Registration {
     /// Reads one; what cannot be read is not there.
     pub fn decode(content: &[u8]) -> Self {
         let value: Value = serde_json::from_slice(content).unwrap_or_default();
-        Self { directory_id: value["directory_id"].as_str().and_then(uuid_text::from_text) }
+        let ids = value["directory_ids"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        Self { directory_ids: ids.filter_map(uuid_text::from_text).collect() }
     }
 }
 
-/// The content of a broker's registration (version 5), with the id of its log directory as a field that Kafka does not read.
+/// The content of a broker's registration (version 5), with the ids of its log directories as a field that Kafka does not read.
 pub fn encode_broker(broker: &BrokerInfo, timestamp_ms: i64) -> Bytes {
     let endpoints: Vec<String> = broker.endpoints.iter().map(|endpoint| format!("{}://{}", endpoint.listener, endpoint.address)).collect();
     let protocols: BTreeMap<&str, &str> = broker.endpoints.iter().map(|endpoint| (endpoint.listener.as_str(), endpoint.security_protocol.as_str())).collect();
@@ -182,8 +183,8 @@ pub fn encode_broker(broker: &BrokerInfo, timestamp_ms: i64) -> Bytes {
     if let Some(rack) = &broker.rack {
         value["rack"] = rack.as_str().into();
     }
-    if let Some(id) = broker.directory_id {
-        value["directory_id"] = uuid_text::to_text(id).into();
+    if !broker.directory_ids.is_empty() {
+        value["directory_ids"] = broker.directory_ids.iter().copied().map(uuid_text::to_text).collect::<Vec<_>>().into();
     }
     encode(&value)
 }
@@ -202,7 +203,8 @@ pub fn decode_broker(path: &str, id: i32, epoch: i64, content: &[u8]) -> Result<
         host: Option<String>,
         port: Option<i32>,
         rack: Option<String>,
-        directory_id: Option<String>,
+        #[serde(default)]
+        directory_ids: Vec<String>,
     }
     let read: Registration = decode(path, content)?;
     let mut endpoints = Vec::with_capacity(read.endpoints.len());
@@ -218,8 +220,8 @@ pub fn decode_broker(path: &str, id: i32, epoch: i64, content: &[u8]) -> Result<
         let address = HostPort { host, port };
         endpoints.push(Endpoint { listener: "PLAINTEXT".into(), security_protocol: "PLAINTEXT".into(), address });
     }
-    let directory_id = read.directory_id.as_deref().and_then(uuid_text::from_text);
-    Ok(BrokerInfo { id, epoch, endpoints, rack: read.rack, directory_id })
+    let directory_ids = read.directory_ids.iter().filter_map(|id| uuid_text::from_text(id)).collect();
+    Ok(BrokerInfo { id, epoch, endpoints, rack: read.rack, directory_ids })
 }
 
 /// The content of a topic's znode (version 3).
@@ -537,19 +539,18 @@ mod tests {
                 Endpoint { listener: "PLAINTEXT".into(), security_protocol: "PLAINTEXT".into(), address: "[::1]:9092".parse().unwrap() },
             ],
             rack: Some("dc1".into()),
-            directory_id: Some(Uuid::from_u128(1)),
+            directory_ids: vec![Uuid::from_u128(1)],
         };
-        let directory_id = Uuid::from_u128(1);
         let content = encode_broker(&broker, 5);
         let expected = json!({
             "version": 5, "host": "::1", "port": 9092, "jmx_port": -1, "timestamp": "5", "rack": "dc1", "features": {},
-            "directory_id": "AAAAAAAAAAAAAAAAAAAAAQ",
+            "directory_ids": ["AAAAAAAAAAAAAAAAAAAAAQ"],
             "endpoints": ["CLIENT://h1:9093", "PLAINTEXT://[::1]:9092"],
             "listener_security_protocol_map": {"CLIENT": "SSL", "PLAINTEXT": "PLAINTEXT"},
         });
         assert_eq!(text(&content), expected);
         assert_eq!(decode_broker("/x", 1, 9, &content).unwrap(), broker);
-        assert_eq!(Registration::decode(&content).directory_id, Some(directory_id));
+        assert_eq!(Registration::decode(&content).directory_ids, broker.directory_ids);
         assert_eq!(Registration::decode(b"{}"), Registration::default());
         assert_eq!(Registration::decode(b"not json"), Registration::default());
         let old = decode_broker("/x", 2, 1, br#"{"jmx_port":-1,"timestamp":"1","host":"h","version":1,"port":9092}"#).unwrap();
