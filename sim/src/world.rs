@@ -687,6 +687,11 @@ impl Host {
         self.with(|host| !host.live.is_empty())
     }
 
+    /// How many processes ever started on it: the number of the newest.
+    pub fn life(&self) -> u32 {
+        self.with(|host| host.last_incarnation)
+    }
+
     /// Whether the machine has power.
     pub fn is_powered(&self) -> bool {
         self.with(|host| host.powered)

@@ -22,7 +22,7 @@ use super::plan::{DIR, PORT, Plan};
 use super::sessions::client::{CLIENT_PORT, Client as SessionClient, Common as SessionCommon};
 use super::sessions::habits::{self, Habit};
 use super::{amnesia, churn};
-use crate::broker::link::Phase;
+use crate::clients::link::Phase;
 use crate::nemesis::Nemesis;
 use crate::runtime::SimRuntime;
 use crate::scenario::{RunOptions, Running, Scenario, Setting};

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::oracle::{Connection, Oracle};
 use super::request::{Asked, Kind};
 use super::watches::Watches;
-use crate::broker::link::Phase;
+use crate::clients::link::Phase;
 use crate::rng::Stream;
 use crate::runtime::SimRuntime;
 use crate::world::World;

@@ -10,7 +10,7 @@ use ottla::runtime::Runtime;
 
 use super::client::{Answer, CREDENTIALS, Client, Lost};
 use super::request::{Kind, create, multi, one};
-use crate::broker::link::Phase;
+use crate::clients::link::Phase;
 use crate::rng::Stream;
 
 /// A habit.
