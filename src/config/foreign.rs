@@ -443,7 +443,8 @@ const ZOOKEEPERS_NO_EFFECT: &[(&str, &[&str])] = &[
 ];
 
 /// What is not to be had of them is told by the keys that ask for it.
-const NEITHER: &str = "ZooKeeper's TLS and SASL are not supported yet: clients come in the clear, and show who they are by digest or ip; members use coordination.secret.file";
+const NEITHER: &str =
+    "ZooKeeper's TLS and SASL are not supported yet: clients come in the clear, and show who they are by digest or ip; members use coordination.secret.file";
 
 /// Keys of a `zoo.cfg` by how they begin.
 const ZOOKEEPERS_PREFIXES: &[(&str, Foreign)] = &[

@@ -400,13 +400,14 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             return;
         }
         // A little early or late, by the runtime's draw: two members that wait equally long do not go on doing so.
-        let jitter = Duration::from_micros(self.rt.random_u64() % (TICK.as_micros() as u64 / 2));
+        // One draw for both that are needed: each is a call of the system, and a member at rest does little else.
+        let draw = self.rt.random_u64();
+        let jitter = Duration::from_micros(draw % (TICK.as_micros() as u64 / 2));
         self.next_tick = now + TICK * 3 / 4 + jitter;
         self.tick_count += 1;
         self.core.tick();
         self.stand_if_due();
-        let nonce = self.rt.random_u64();
-        drop(self.origin.tick(nonce)); // Whoever waited for them is told that the connection is lost.
+        drop(self.origin.tick(draw)); // Whoever waited for them is told that the connection is lost.
         self.tick_reads();
         if self.tick_count.is_multiple_of(self.relay_ticks()) {
             self.relay_heard();

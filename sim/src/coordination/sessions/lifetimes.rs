@@ -20,9 +20,8 @@ impl Holders {
         for (other, (others_path, others_zxid)) in &self.0 {
             let at = zxid.max(*others_zxid);
             let Some(tree) = tree_at(at) else { continue };
-            let is_owned = |session: i64, path: &str| {
-                tree.client_session(session).is_some() && tree.stat(path).is_some_and(|stat| stat.ephemeral_owner == session)
-            };
+            let is_owned =
+                |session: i64, path: &str| tree.client_session(session).is_some() && tree.stat(path).is_some_and(|stat| stat.ephemeral_owner == session);
             if *other != session && is_owned(session, path) && is_owned(*other, others_path) {
                 return Err(format!("at {at} session {session:#x} holds the lock by {path}, and session {other:#x} by {others_path}, since {others_zxid}"));
             }
@@ -48,7 +47,8 @@ pub fn check_ephemerals(before: &Tree, command: &Command, applied: &Applied, aft
             return Err(format!("session {session:#x} has ended, and {left:?} are there still"));
         }
     }
-    let deletes = |path: &str| command.request.operations().iter().any(|operation| matches!(operation, Operation::Delete { path: deleted, .. } if deleted == path));
+    let deletes =
+        |path: &str| command.request.operations().iter().any(|operation| matches!(operation, Operation::Delete { path: deleted, .. } if deleted == path));
     // Containers and znodes with a time to live have owners below zero.
     for event in &applied.events {
         match event.kind {

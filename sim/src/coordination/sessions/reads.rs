@@ -125,3 +125,59 @@ pub fn decode(kind: &Kind, error: i32, body: &mut Reader<'_>) -> Result<Shown, J
     };
     Ok(Ok(vec![Ok(part)]))
 }
+
+#[cfg(test)]
+mod tests {
+    use ottla::coordination::jute::Writer;
+    use ottla::coordination::op::{Command, CreateMode, Operation, Request};
+
+    use super::*;
+
+    const SESSION: i64 = 7;
+
+    fn tree() -> Tree {
+        let mut tree = Tree::new();
+        let create = |path: &str, mode| Request::One(Operation::Create { path: path.into(), data: Some(Bytes::from_static(b"x")), mode });
+        let all = [
+            Request::OpenSession { session: SESSION, timeout_ms: 3_000, password: [1; 16] },
+            create("/a", CreateMode::Persistent),
+            create("/a/b", CreateMode::Ephemeral),
+            create("/a/c", CreateMode::Persistent),
+        ];
+        for (zxid, request) in (1..).zip(all) {
+            assert!(tree.apply(&Command { session: SESSION, time_ms: 0, request }, zxid).outcome.is_ok());
+        }
+        tree
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written_and_differs_from_a_wrong_one() {
+        let tree = tree();
+        let shown = |kind: &Kind, body: &[u8]| decode(kind, 0, &mut Reader::new(body)).unwrap();
+        let count = Kind::Count { path: "/a".into() };
+        let expected_count = expected(&tree, &count, SESSION, &[]).unwrap();
+        assert_eq!(shown(&count, &2i32.to_be_bytes()), expected_count);
+        assert_ne!(shown(&count, &3i32.to_be_bytes()), expected_count);
+        let mine = Kind::Ephemerals { prefix: "/a".into() };
+        let mut out = Writer::default();
+        out.strings(["/a/b"].into_iter());
+        assert_eq!(shown(&mine, &out.finish()), expected(&tree, &mine, SESSION, &[]).unwrap());
+        assert_eq!(ephemerals(&tree, SESSION + 1), Vec::<String>::new());
+        let several = Kind::Several(vec![("/a".into(), true), ("/none".into(), false), ("/a/c".into(), false)]);
+        let mut out = Writer::default();
+        let head = |out: &mut Writer, kind: i32, is_done: bool| {
+            out.int(kind);
+            out.bool(is_done);
+            out.int(-1);
+        };
+        head(&mut out, opcode::GET_CHILDREN, false);
+        out.strings(["c", "b"].into_iter());
+        head(&mut out, opcode::ERROR, false);
+        out.int(ErrorCode::NoNode.code());
+        head(&mut out, opcode::GET_DATA, false);
+        out.buffer(b"x");
+        out.stat(&tree.stat("/a/c").unwrap());
+        head(&mut out, -1, true);
+        assert_eq!(shown(&several, &out.finish()), expected(&tree, &several, SESSION, &[]).unwrap());
+    }
+}

@@ -93,7 +93,11 @@ mod tests {
     fn turns(gone: u64, voters: &[u64], all: std::ops::RangeInclusive<u64>) -> Vec<Option<u64>> {
         let one = |own| {
             let mut turn = Turn::default();
-            if gone == 0 { turn.after_start(own, voters, 100) } else { turn.after_the_end_of(gone, own, voters, 100) };
+            if gone == 0 {
+                turn.after_start(own, voters, 100)
+            } else {
+                turn.after_the_end_of(gone, own, voters, 100)
+            };
             turn.at_tick
         };
         all.map(one).collect()
