@@ -57,6 +57,9 @@ pub struct View {
     pub state: PartitionImage,
 }
 
+/// What a version of a state says: leader, leader epoch, in-sync replicas.
+type Said = (i32, i32, Vec<i32>);
+
 /// What is committed of a partition.
 #[derive(Debug, Default)]
 struct Truth {
@@ -72,7 +75,7 @@ struct State {
     /// The leader epochs by broker and life.
     epochs: BTreeMap<(usize, u32, Uuid, i32), i32>,
     /// What each version of a state said: leader, leader epoch, in-sync replicas.
-    told: BTreeMap<(Uuid, i32, i32), (i32, i32, Vec<i32>)>,
+    told: BTreeMap<(Uuid, i32, i32), Said>,
     views: BTreeMap<Place, View>,
     /// The controller epochs that wrote a partition's state, by version.
     writers: BTreeMap<Place, BTreeMap<i32, i32>>,
@@ -158,7 +161,7 @@ impl Monitor {
         let mut state = self.state();
         state.looks += 1;
         self.look_at_roles(&mut state);
-        if state.looks % LOGS_EVERY == 0 {
+        if state.looks.is_multiple_of(LOGS_EVERY) {
             self.look_at_logs(&mut state);
             self.look_at_tree(&mut state);
         }
