@@ -119,6 +119,11 @@ impl<R: Runtime> Broker<R> {
         &self.bound
     }
 
+    /// The member of the coordination service in this process; `None` if it is elsewhere.
+    pub fn member(&self) -> Option<&crate::coordination::Coordination<R>> {
+        self.coordination.member()
+    }
+
     /// Where ZooKeeper clients are served; nowhere without `clientPort`.
     pub fn zookeeper_bound(&self) -> &[SocketAddr] {
         self.coordination.bound()

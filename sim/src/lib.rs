@@ -24,7 +24,9 @@ compile_error!(
 );
 
 pub mod broker;
+pub mod clients;
 pub mod clock;
+pub mod cluster;
 pub mod coordination;
 pub mod disk;
 pub mod nemesis;

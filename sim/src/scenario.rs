@@ -83,7 +83,12 @@ pub trait Scenario: Sync {
 
 /// All scenarios; the first is the default.
 pub fn all() -> &'static [&'static dyn Scenario] {
-    &[&crate::broker::scenario::BrokerScenario, &crate::coordination::scenario::CoordinationScenario, &crate::selftest::Selftest]
+    &[
+        &crate::broker::scenario::BrokerScenario,
+        &crate::coordination::scenario::CoordinationScenario,
+        &crate::cluster::scenario::ClusterScenario,
+        &crate::selftest::Selftest,
+    ]
 }
 
 /// The scenario of that name.

@@ -110,6 +110,8 @@ pub(crate) struct HostState {
     pub ip: Ipv4Addr,
     pub powered: bool,
     pub paused: bool,
+    /// When its last process was started, or went on after a pause, in nanoseconds of the world.
+    pub runs_since_ns: u64,
     pub live: BTreeSet<u32>,
     pub last_incarnation: u32,
     pub disk: HostDisk,

@@ -394,6 +394,7 @@ impl World {
                     ip: Ipv4Addr::from(0x0a00_0001 + index as u32),
                     powered: true,
                     paused: false,
+                    runs_since_ns: 0,
                     live: Default::default(),
                     last_incarnation: 0,
                     disk: HostDisk::new(seed, number, options.disk.clone()),
@@ -419,6 +420,18 @@ impl World {
     /// Makes the direction `from` to `to` a black hole, or frees it.
     pub fn set_blocked(&self, from: &Host, to: &Host, blocked: bool) {
         self.with(|state| net::set_blocked(state, from.index, to.index, blocked));
+    }
+
+    /// Since when `host` has lived, unpaused, without a word of any of the `others`; none if it may hear of one.
+    pub fn unheard_since(&self, host: &Host, others: &[Host]) -> Option<Duration> {
+        self.with(|state| {
+            let mut since_ns = None;
+            for other in others.iter().filter(|other| other.index != host.index) {
+                since_ns = since_ns.max(Some(state.net.unheard_since_ns(other.index, host.index)?));
+            }
+            let host = &state.hosts[host.index];
+            (!host.paused).then_some(since_ns?.max(host.runs_since_ns)).map(Duration::from_nanos)
+        })
     }
 
     /// Sets the latency on top of the usual one from `from` to `to`.
@@ -626,6 +639,7 @@ impl Host {
             let host = &mut state.hosts[self.index];
             let was_off = !std::mem::replace(&mut host.powered, true);
             host.last_incarnation += 1;
+            host.runs_since_ns = state.now_ns;
             let id = ProcessId { host: self.index, incarnation: host.last_incarnation };
             host.live.insert(id.incarnation);
             let process = Arc::new(Process::new(id, host.name.clone(), node.clone()));
@@ -672,6 +686,7 @@ impl Host {
                 return Vec::new();
             }
             host.paused = paused;
+            host.runs_since_ns = state.now_ns;
             let ids: Vec<_> = host.live.iter().map(|incarnation| ProcessId { host: self.index, incarnation: *incarnation }).collect();
             state.trace(None, if paused { "pause" } else { "resume" }, &[self.index as u64], None);
             state.fault_count += u64::from(paused);
@@ -685,6 +700,11 @@ impl Host {
     /// Whether a process lives on it, paused or not.
     pub fn is_alive(&self) -> bool {
         self.with(|host| !host.live.is_empty())
+    }
+
+    /// How many processes ever started on it: the number of the newest.
+    pub fn life(&self) -> u32 {
+        self.with(|host| host.last_incarnation)
     }
 
     /// Whether the machine has power.

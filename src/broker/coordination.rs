@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::start::StartError;
 use crate::config::broker::BrokerConfig;
 use crate::controller;
-use crate::coordination;
 use crate::coordination::client::{Connector, Options, Session};
 use crate::coordination::service::{Bound, Dirs, Service};
+use crate::coordination::{self, Coordination};
 use crate::runtime::Runtime;
 
 /// How long the service of this process may take to begin a session: as long as its disk needs.
@@ -62,6 +62,11 @@ impl<R: Runtime> BrokerCoordination<R> {
     /// Where ZooKeeper clients are served.
     pub(super) fn bound(&self) -> &[SocketAddr] {
         self.own.as_ref().map_or(&[], Service::bound)
+    }
+
+    /// The member in this process.
+    pub(super) fn member(&self) -> Option<&Coordination<R>> {
+        self.own.as_ref().map(Service::coordination)
     }
 
     /// Ends the member in this process, and the connections to it.

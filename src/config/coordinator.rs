@@ -124,6 +124,17 @@ mod tests {
     }
 
     #[test]
+    fn what_only_adorns_sasl_and_tls_is_told_of_and_starts() {
+        let text = "clientPort=1\nauthProvider.sasl=org.apache.zookeeper.server.auth.SASLAuthenticationProvider\njaasLoginRenew=3600000\n\
+                    kerberos.removeHostFromPrincipal=true\nssl.keyStore.location=/k\nssl.quorum.trustStore.location=/t\nquorum.auth.enableSasl=true\n\
+                    sessionRequireClientSASLAuth=false\nsslQuorum=false\n";
+        let config = CoordinatorConfig::from_text("zoo.cfg", text, &[]).unwrap();
+        let told = |key: &str, what: &str| config.notes.iter().any(|note| note.contains(key) && note.contains(what));
+        assert!(told("jaasLoginRenew", "not supported yet") && told("ssl.keyStore.location", "not supported yet"), "{:?}", config.notes);
+        assert!(told("quorum.auth.enableSasl", "coordination.secret.file") && told("authProvider.sasl", "digest"), "{:?}", config.notes);
+    }
+
+    #[test]
     fn every_problem_is_told_with_its_place() {
         for (text, hint) in [
             ("clientPort=x", "f:1: clientPort=x: expected a whole number"),
@@ -133,7 +144,11 @@ mod tests {
             ("clientPort=1\nserver.1=a:1\nserver.id=2", "f:3: server.id=2: there is no server.2"),
             ("clientPort=1\nserver.id=2", "no server.N"),
             ("server.1=a:1", "expected clientPort"),
-            ("clientPort=1\nsecureClientPort=2", "TLS"),
+            ("clientPort=1\nsecureClientPort=2", "TLS is not supported yet; remove it, set clientPort"),
+            ("clientPort=1\nsessionRequireClientSASLAuth=true", "not supported yet, and leaving the key unheeded would let everybody in"),
+            ("clientPort=1\nenforce.auth.enabled=true", "ACLs of the schemes digest and ip"),
+            ("clientPort=1\nX509AuthenticationProvider.superUser=CN=a", "superDigest"),
+            ("clientPort=1\nsslQuorum=true", "coordination.secret.file"),
             ("clientPort=1\nlisteners=PLAINTEXT://:1", "a broker's key"),
             ("clientport=1", "did you mean clientPort"),
             ("clientPort=1\npeerType=observer", "no observers"),

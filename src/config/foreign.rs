@@ -387,21 +387,36 @@ const NO_EFFECT: &[(&str, &[&str])] = &[
 ];
 
 const NO_OBSERVERS: &str = "there are no observers here: every server takes part in consensus; remove it";
-const NO_TLS: &str = "this release has no TLS; remove it, and let only trusted clients reach clientPort";
+const NO_TLS: &str = "ZooKeeper's TLS is not supported yet; remove it, set clientPort, and let only trusted clients reach that, or put a TLS proxy before it";
+
+const NO_SASL: &str = "ZooKeeper's SASL and certificates are not supported yet, and leaving the key unheeded would let everybody in; remove it, \
+                       let only trusted clients reach clientPort, and protect znodes by ACLs of the schemes digest and ip";
+const NO_CERTIFICATES: &str = "ZooKeeper's certificates are not supported yet; remove it, and give administrators DigestAuthenticationProvider.superDigest";
+const NO_SASL_USERS: &str = "ZooKeeper's SASL is not supported yet; remove it, and give administrators DigestAuthenticationProvider.superDigest";
 
 const ZOOKEEPERS_REFUSED: &[(&str, &[&str], &str)] = &[
+    ("DigestAuthenticationProvider.digestAlg", &["", "SHA1"], "digests are SHA1 here, as ZooKeeper's default; remove it, and make the digests anew"),
+    ("DigestAuthenticationProvider.enabled", &["", "true"], "the scheme digest is always there; remove it"),
+    ("X509AuthenticationProvider.superUser", &[""], NO_CERTIFICATES),
     ("dynamicConfigFile", &[""], "the servers are named in this file; put its server.N lines here and remove the key"),
+    ("enforce.auth.enabled", &["", "false"], NO_SASL),
+    ("enforce.auth.schemes", &[""], NO_SASL),
     ("localSessionsEnabled", &["", "false"], "every session is known to all members here; remove it"),
     ("peerType", &["", "participant"], NO_OBSERVERS),
     ("readonlymode.enabled", &["", "false"], "a member without a quorum serves nobody here; remove it"),
+    ("requireClientAuthScheme", &[""], NO_SASL),
     ("secureClientPort", &["", "-1"], NO_TLS),
     ("secureClientPortAddress", &[""], NO_TLS),
+    ("sessionRequireClientSASLAuth", &["", "false"], NO_SASL),
     ("skipACL", &["", "no"], "access control lists are always heeded here; remove it, or give administrators DigestAuthenticationProvider.superDigest"),
-    ("sslQuorum", &["", "false"], "this release has no TLS; members know each other by coordination.secret.file"),
+    ("sslQuorum", &["", "false"], "ZooKeeper's TLS is not supported yet; members know each other by coordination.secret.file, and seal every frame; remove it"),
+    ("superUser", &["", "super"], NO_SASL_USERS),
 ];
 
 const ZOOKEEPERS_LIMITS: &[&str] = &["cnxTimeout", "connectToLearnerMasterLimit", "initLimit", "leaderServes", "syncLimit", "quorum.cnxn.threads.size"];
 const ZOOKEEPERS_ALWAYS: &[&str] = &["autopurge.purgeInterval", "electionAlg", "forceSync", "standaloneEnabled", "syncEnabled"];
+const ZOOKEEPERS_SASL_TLS: &[&str] =
+    &["allowSaslFailedClients", "client.certReload", "fips-mode", "jaasLoginRenew", "letAnySaslUserDoX", "portUnification", "sslQuorumReloadCertFiles"];
 const ZOOKEEPERS_OTHER: &[&str] = &[
     "admin.idleTimeout",
     "admin.portUnification",
@@ -413,28 +428,33 @@ const ZOOKEEPERS_OTHER: &[&str] = &[
     "maxBatchSize",
     "maxResponseCacheSize",
     "observerMasterPort",
-    "portUnification",
     "preAllocSize",
     "snapSizeLimitInKb",
     "snapshot.trust.empty",
-    "sslQuorumReloadCertFiles",
     "zookeeper.serverCnxnFactory",
 ];
 
 const ZOOKEEPERS_NO_EFFECT: &[(&str, &[&str])] = &[
     ("members find out by themselves how long the others take: an election begins after about a second of silence", ZOOKEEPERS_LIMITS),
     ("it is always done the safe way here: transactions are synced, old snapshots are removed", ZOOKEEPERS_ALWAYS),
+    (NEITHER, ZOOKEEPERS_SASL_TLS),
     ("nothing here depends on them", ZOOKEEPERS_OTHER),
 ];
+
+/// What is not to be had of them is told by the keys that ask for it.
+const NEITHER: &str =
+    "ZooKeeper's TLS and SASL are not supported yet: clients come in the clear, and show who they are by digest or ip; members use coordination.secret.file";
 
 /// Keys of a `zoo.cfg` by how they begin.
 const ZOOKEEPERS_PREFIXES: &[(&str, Foreign)] = &[
     ("authProvider", Foreign::NoEffect { why: "Java classes cannot be loaded here; the schemes are world, auth, digest, ip and super" }),
     ("group.", Foreign::Refused { unless: &[""], what: "there are no groups here: a majority of all servers decides; remove it" }),
+    ("kerberos.", Foreign::NoEffect { why: NEITHER }),
     ("metricsProvider.", Foreign::NoEffect { why: "metrics are told by the four-letter word mntr" }),
     ("multiAddress.", Foreign::NoEffect { why: "a server has one address here" }),
     ("quorum.auth.", Foreign::NoEffect { why: "members know each other by coordination.secret.file" }),
-    ("ssl.", Foreign::NoEffect { why: "this release has neither TLS nor SASL" }),
+    ("sasl.", Foreign::NoEffect { why: NEITHER }),
+    ("ssl.", Foreign::NoEffect { why: NEITHER }),
     ("weight.", Foreign::Refused { unless: &["", "1"], what: "there are no weights here: a majority of all servers decides; remove it" }),
 ];
 

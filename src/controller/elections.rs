@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use kafka_protocol::error::ResponseError as Error;
 
 use super::image::{BrokerInfo, PartitionImage};
+use crate::plant;
+use crate::runtime::Runtime;
 
 /// No broker.
 pub(super) const NOBODY: i32 = -1;
@@ -26,6 +28,30 @@ pub(super) struct Cluster<'a> {
     pub(super) leaving: &'a BTreeSet<i32>,
     /// Those whose log directory was lost or exchanged since they were in sync.
     pub(super) wiped: &'a BTreeSet<i32>,
+    /// Off but in tests.
+    pub(super) plants: Plants,
+}
+
+/// Historic bugs, for the tests that must find them. All off anywhere else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plants {
+    /// Whoever is there is elected, in sync or not.
+    pub(super) elects_anybody: bool,
+    /// A leader that was restarted goes on in its epoch.
+    pub(super) keeps_epoch: bool,
+    /// A broker that comes back with another log directory stays in sync.
+    pub(super) forgets_directories: bool,
+}
+
+impl Plants {
+    /// Those that a simulation has switched on.
+    pub(super) fn of<R: Runtime>(rt: &R) -> Self {
+        Self {
+            elects_anybody: plant!(rt, "leader-out-of-isr"),
+            keeps_epoch: plant!(rt, "leader-epoch-kept-on-restart"),
+            forgets_directories: plant!(rt, "wiped-replica-in-sync"),
+        }
+    }
 }
 
 impl Cluster<'_> {
@@ -35,7 +61,7 @@ impl Cluster<'_> {
 
     /// Whether it is there, with the log that it had.
     fn is_alive(&self, id: i32) -> bool {
-        self.is_registered(id) && !self.wiped.contains(&id)
+        self.is_registered(id) && (!self.wiped.contains(&id) || self.plants.forgets_directories)
     }
 
     fn may_lead(&self, id: i32) -> bool {
@@ -70,21 +96,24 @@ pub(super) fn created(replicas: &[i32], cluster: &Cluster<'_>) -> PartitionImage
 
 /// The leader that a partition gets when it needs one: the first assigned replica that is in sync and may lead; one that is about to leave if there is no other.
 fn elect(partition: &PartitionImage, cluster: &Cluster<'_>) -> Option<i32> {
-    let in_sync = || partition.replicas.iter().copied().filter(|id| partition.isr.contains(id));
+    let in_sync = || partition.replicas.iter().copied().filter(|id| partition.isr.contains(id) || cluster.plants.elects_anybody);
     in_sync().find(|id| cluster.may_lead(*id)).or_else(|| in_sync().find(|id| cluster.is_alive(*id)))
 }
 
 /// The partition after brokers came, went, or came back in another life; `None` if it stays as it is.
 pub(super) fn reviewed(partition: &PartitionImage, cluster: &Cluster<'_>, may_be_unclean: bool) -> Option<PartitionImage> {
-    let had: Vec<i32> = partition.isr.iter().copied().filter(|id| !cluster.wiped.contains(id)).collect();
+    let had: Vec<i32> = partition.isr.iter().copied().filter(|id| !cluster.wiped.contains(id) || cluster.plants.forgets_directories).collect();
     let stays = cluster.is_alive(partition.leader) && had.contains(&partition.leader);
     let of_those_who_have = PartitionImage { isr: had, ..partition.clone() };
     let leader = if stays { Some(partition.leader) } else { elect(&of_those_who_have, cluster) };
     let next = match leader {
         Some(leader) => {
-            let isr: Vec<i32> = of_those_who_have.isr.iter().copied().filter(|id| cluster.is_registered(*id)).collect();
+            let mut isr: Vec<i32> = of_those_who_have.isr.iter().copied().filter(|id| cluster.is_registered(*id)).collect();
+            if cluster.plants.elects_anybody && !isr.contains(&leader) {
+                isr.push(leader);
+            }
             // Another life of the leader: what it wrote unsynced in the former one may be gone, and the same epoch must not name other records.
-            if stays && cluster.epoch(leader) == partition.leader_broker_epoch {
+            if stays && (cluster.epoch(leader) == partition.leader_broker_epoch || cluster.plants.keeps_epoch) {
                 PartitionImage { isr, ..partition.clone() }
             } else {
                 led_by(partition, leader, isr, cluster)

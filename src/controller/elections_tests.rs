@@ -17,7 +17,7 @@ impl World {
     }
 
     fn cluster(&self) -> Cluster<'_> {
-        Cluster { brokers: &self.brokers, leaving: &self.leaving, wiped: &self.wiped }
+        Cluster { brokers: &self.brokers, leaving: &self.leaving, wiped: &self.wiped, plants: Plants::default() }
     }
 }
 

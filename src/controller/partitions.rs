@@ -77,7 +77,7 @@ impl<R: Runtime> Changes<R> {
             let reigning = self.reigning();
             (reigning.leaving(brokers), reigning.wiped(brokers))
         };
-        judge(&Cluster { brokers, leaving: &leaving, wiped: &wiped })
+        judge(&Cluster { brokers, leaving: &leaving, wiped: &wiped, plants: elections::Plants::of(&self.rt) })
     }
 
     /// What every partition is to be, as `rule` says; `None` if it stays.

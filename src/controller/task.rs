@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::changes::{Change, Changes, delete_in_parts, fenced};
-use super::elections::Cluster;
+use super::elections::{Cluster, Plants};
 use super::follow::{self, Part};
 use super::image::{BrokerInfo, MetadataImage, TopicImage};
 use super::load::{Found, Load, find_and_watch, read_broker_configs, read_brokers, read_directories};
@@ -179,7 +179,7 @@ impl<R: Runtime> Task<R> {
             self.changes.reigning().directories = read_directories(&session).await?;
         }
         let (leaving, wiped) = self.judged_apart(&image.brokers);
-        let cluster = Cluster { brokers: &image.brokers, leaving: &leaving, wiped: &wiped };
+        let cluster = Cluster { brokers: &image.brokers, leaving: &leaving, wiped: &wiped, plants: Plants::of(&rt) };
         let load = Load { rt: &rt, session: &session, watcher: &self.watcher, reign, cluster, rules: &*self.changes.config.rules };
         let (mut topics, mut units) = (BTreeMap::new(), Vec::new());
         for (name, found) in load.topics(&names, |name| known.topic(name).cloned()).await? {
@@ -490,7 +490,7 @@ impl<R: Runtime> Task<R> {
         let (rt, session, reign) = (self.changes.rt.clone(), self.changes.session.clone(), self.changes.reign);
         let image = self.image();
         let (leaving, wiped) = self.judged_apart(&image.brokers);
-        let cluster = Cluster { brokers: &image.brokers, leaving: &leaving, wiped: &wiped };
+        let cluster = Cluster { brokers: &image.brokers, leaving: &leaving, wiped: &wiped, plants: Plants::of(&rt) };
         let rules = self.changes.config.rules.clone();
         let load = Load { rt: &rt, session: &session, watcher: &self.watcher, reign, cluster, rules: &*rules };
         let (mut topics, mut units, mut gone) = (BTreeMap::new(), Vec::new(), Vec::new());

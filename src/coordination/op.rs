@@ -50,12 +50,14 @@ pub enum ErrorCode {
     SessionMoved,
     /// −1: an error that this code has no name for. This service sends none such; others do.
     SystemError,
-    /// −13: too few members of the wanted membership take part.
+    /// −13: too few members of the wanted membership take part. Nothing was changed.
     NewConfigNoQuorum,
+    /// −7: it took too long, and a part of it was done.
+    OperationTimeout,
 }
 
 /// All codes: [`ErrorCode::from_code`] looks here.
-const ALL_CODES: [ErrorCode; 20] = [
+const ALL_CODES: [ErrorCode; 21] = [
     ErrorCode::Ok,
     ErrorCode::RuntimeInconsistency,
     ErrorCode::ConnectionLoss,
@@ -76,6 +78,7 @@ const ALL_CODES: [ErrorCode; 20] = [
     ErrorCode::SessionMoved,
     ErrorCode::SystemError,
     ErrorCode::NewConfigNoQuorum,
+    ErrorCode::OperationTimeout,
 ];
 
 impl ErrorCode {
@@ -102,6 +105,7 @@ impl ErrorCode {
             Self::SessionMoved => -118,
             Self::SystemError => -1,
             Self::NewConfigNoQuorum => -13,
+            Self::OperationTimeout => -7,
         }
     }
 
@@ -125,7 +129,7 @@ impl fmt::Display for ErrorCode {
             Self::NodeExists => "the znode exists already",
             Self::NotEmpty => "the znode has children",
             Self::SessionExpired => "the session has ended",
-            Self::Unimplemented => "the kind of request is not known to the coordination service",
+            Self::Unimplemented => "the kind of request is not known to the coordination service, or to one of its members that runs an older release",
             Self::NoAuth => "the znode's ACL does not allow it",
             Self::InvalidAcl => "the ACL is empty, or names a scheme or an id that there is not",
             Self::AuthFailed => "the credentials were refused",
@@ -133,7 +137,8 @@ impl fmt::Display for ErrorCode {
             Self::ReconfigDisabled => "the membership cannot be changed by reconfig",
             Self::SessionMoved => "the session is served over another connection by now",
             Self::SystemError => "the coordination service failed",
-            Self::NewConfigNoQuorum => "the members did not come to the wanted membership in time; /zookeeper/config tells what it is",
+            Self::NewConfigNoQuorum => "the membership is as it was: the members did not come to the wanted one in time; look whether they all run",
+            Self::OperationTimeout => "it took too long, and a part of it was done; /zookeeper/config tells what the membership is",
         };
         write!(f, "{meaning} ({self:?} {})", self.code())
     }
@@ -317,6 +322,19 @@ impl Operation {
         }
     }
 
+    /// As [`Request::log_format`].
+    fn log_format(&self) -> u16 {
+        let of_mode = |mode: &CreateMode| match mode {
+            CreateMode::Persistent | CreateMode::PersistentSequential | CreateMode::Ephemeral | CreateMode::EphemeralSequential => 1,
+            CreateMode::Container | CreateMode::Ttl { .. } | CreateMode::TtlSequential { .. } => 2,
+        };
+        match self {
+            Self::Create { mode, .. } => of_mode(mode),
+            Self::Set { .. } | Self::Delete { .. } | Self::Check { .. } => 1,
+            Self::CreateWithAcl { .. } | Self::SetAcl { .. } | Self::DeleteIdle { .. } => 2,
+        }
+    }
+
     /// About how many bytes the operation takes in the log.
     pub fn size_bytes(&self) -> usize {
         let data = match self {
@@ -415,6 +433,16 @@ impl Request {
             Self::Multi(operations) | Self::Client { operations, .. } | Self::Attached { operations, .. } => operations,
             Self::CreateSession { .. } | Self::CloseSession { .. } | Self::OpenSession { .. } => &[],
             Self::Attach { .. } | Self::EndSession { .. } | Self::Announce { .. } | Self::Configure { .. } => &[],
+        }
+    }
+
+    /// The lowest version of log entries ([`FORMAT`](super::storage::format::FORMAT) has the table) that has it: who reads only older ones cannot carry it out.
+    pub fn log_format(&self) -> u16 {
+        let of_operations = self.operations().iter().map(Operation::log_format).max().unwrap_or(1);
+        match self {
+            Self::One(_) | Self::Multi(_) | Self::CreateSession { .. } | Self::CloseSession { .. } => of_operations,
+            Self::Client { .. } | Self::OpenSession { .. } => of_operations.max(2),
+            Self::Attach { .. } | Self::Attached { .. } | Self::EndSession { .. } | Self::Announce { .. } | Self::Configure { .. } => of_operations.max(3),
         }
     }
 }

@@ -623,6 +623,18 @@ impl<R: Runtime> LogManager<R> {
     }
 }
 
+/// Makes durable that the directory is there: it may be new, and so may those above it. One that we may not open, further up, was not made by us.
+async fn sync_above<R: Runtime>(rt: &R, dir: &Path) -> io::Result<()> {
+    for (at, ancestor) in dir.ancestors().skip(1).enumerate() {
+        let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+        match rt.disk().sync_dir(ancestor).await {
+            Err(error) if at > 0 && error.kind() == io::ErrorKind::PermissionDenied => break,
+            synced => synced?,
+        }
+    }
+    Ok(())
+}
+
 /// Locks and reads a directory. The outer error ends the start, the inner one this directory's part in it.
 async fn open_dir<R: Runtime>(dir: &Arc<LogDir<R>>, config: &LogManagerConfig) -> Result<io::Result<Opened<R>>, OpenError> {
     let (rt, path) = (&dir.rt, &dir.path);
@@ -644,6 +656,11 @@ async fn open_dir<R: Runtime>(dir: &Arc<LogDir<R>>, config: &LogManagerConfig) -
         Ok(Some(content)) => Some(MetaProperties::parse(&content).map_err(|source| OpenError::MetaProperties { path: meta_path.clone(), source })?),
         Err(error) => return Ok(Err(error)),
     };
+    if meta.is_none()
+        && let Err(error) = sync_above(rt, path).await
+    {
+        return Ok(Err(error));
+    }
     if let Some(meta) = &meta {
         let foreign = |key, found: String, expected: String| OpenError::Foreign { dir: path.clone(), key, found, expected };
         if let Some(found) = meta.broker_id.filter(|found| *found != config.broker_id) {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -83,7 +83,7 @@ pub(super) struct Inner<R: Runtime> {
     durable_end: watch::Sender<i64>,
     acknowledged_end: watch::Sender<i64>,
     /// Told of each rise of the acknowledged end: see [`Log::observe_acknowledged_end`].
-    acknowledged_observer: OnceLock<Box<dyn Fn(i64) + Send + Sync>>,
+    acknowledged_observer: RwLock<Option<Arc<dyn Fn(i64) + Send + Sync>>>,
     deleted: AtomicBool,
     /// Why this partition alone is out of service.
     failure: OnceLock<Arc<str>>,
@@ -185,7 +185,7 @@ impl<R: Runtime> Log<R> {
             high_watermark: AtomicI64::new(UNKNOWN_OFFSET),
             durable_end: watch::Sender::new(end_offset),
             acknowledged_end: watch::Sender::new(end_offset),
-            acknowledged_observer: OnceLock::new(),
+            acknowledged_observer: RwLock::new(None),
             deleted: AtomicBool::new(false),
             failure: OnceLock::new(),
             flush_state: FlushState::default(),
@@ -294,13 +294,15 @@ impl<R: Runtime> Log<R> {
     }
 
     /// Calls `observer` with the acknowledged end each time it has risen, on the task that raised it: a wake-up less than
-    /// [`Log::acknowledged_watch`]. It must be quick. There is one observer; a second one is ignored.
-    pub fn observe_acknowledged_end(&self, observer: Box<dyn Fn(i64) + Send + Sync>) {
-        let _ = self.inner.acknowledged_observer.set(observer);
+    /// [`Log::acknowledged_watch`]. It must be quick. There is one observer; another one takes its place, as
+    /// another role over the same log does.
+    pub fn observe_acknowledged_end(&self, observer: Arc<dyn Fn(i64) + Send + Sync>) {
+        *self.inner.acknowledged_observer.write().unwrap_or_else(PoisonError::into_inner) = Some(observer);
     }
 
     fn tell_observer(&self, end_offset: i64) {
-        if let Some(observer) = self.inner.acknowledged_observer.get() {
+        let observer = self.inner.acknowledged_observer.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(observer) = observer {
             observer(end_offset);
         }
     }

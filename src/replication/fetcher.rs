@@ -25,6 +25,7 @@ use super::follower::{FetchAt, Told};
 use super::partition::{After, Partition};
 use crate::client::connection::{Connection, ConnectionConfig};
 use crate::client::error::ClientError;
+use crate::plant;
 use crate::runtime::{HostPort, Instant, Runtime};
 use crate::topic_partition::TopicPartition;
 
@@ -275,7 +276,12 @@ impl<R: Runtime> Task<R> {
             if *self.stop.borrow() || self.stop.has_changed().is_err() || self.shared.state().closed {
                 return;
             }
-            let asked = self.what_to_ask();
+            let mut asked = self.what_to_ask();
+            // What came by way of an earlier leader, or was written as leader, may not be on disk yet: a fetch says that it is.
+            if !plant!(&self.runtime, "fetch-before-flush") {
+                self.flush(asked.values().map(|(partition, _)| partition)).await;
+                asked.retain(|_, (partition, at)| partition.log().acknowledged_end_offset() >= at.offset);
+            }
             if asked.is_empty() {
                 let now = self.runtime.now();
                 let soonest = self.delayed.values().map(|(until, _)| until.saturating_duration_since(now)).min();
@@ -399,15 +405,23 @@ impl<R: Runtime> Task<R> {
                 }
             }
         }
+        if plant!(&self.runtime, "fetch-before-flush") {
+            to_flush.clear();
+        }
         // One group commit for all: the next fetch says that they are on disk.
-        let flushes = to_flush.iter().filter(|partition| partition.log().acknowledged_end_offset() < partition.log().log_end_offset());
+        self.flush(to_flush.iter()).await;
+        Ok(Fetched::Answered)
+    }
+
+    /// Flushes those that have records which are not on disk; one that fails waits.
+    async fn flush(&mut self, partitions: impl Iterator<Item = &Arc<Partition<R>>>) {
+        let flushes = partitions.filter(|partition| partition.log().acknowledged_end_offset() < partition.log().log_end_offset());
         for (flushed, partition) in join_all(flushes.map(|partition| async move { (partition.log().flush().await, partition) })).await {
             if let Err(error) = flushed {
                 tracing::error!(partition = %partition.id(), %error, "what came from the leader could not be flushed");
                 self.delay(partition.id());
             }
         }
-        Ok(Fetched::Answered)
     }
 
     /// Has a partition wait before it is fetched again, longer each time.

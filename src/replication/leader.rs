@@ -27,6 +27,8 @@ pub struct Plants {
     pub truncate_to_high_watermark: bool,
     /// A restarted follower's progress is taken for its former life's (before KIP-903).
     pub no_broker_epochs: bool,
+    /// Records are committed however few replicas are in sync.
+    pub ignores_min_isr: bool,
 }
 
 /// What a leader is told when it begins.
@@ -262,7 +264,7 @@ impl Leader {
 
     /// How many replicas must be in sync for anything to be committed: `min.insync.replicas`, or all of fewer.
     fn effective_min_isr(&self) -> usize {
-        self.told.min_isr.min(self.told.replicas.len()).max(1)
+        if self.told.plants.ignores_min_isr { 1 } else { self.told.min_isr.min(self.told.replicas.len()).max(1) }
     }
 
     /// Whether enough replicas are in sync to take records for `acks=all`: else NOT_ENOUGH_REPLICAS.

@@ -14,6 +14,7 @@ use crate::config::topic::TopicConfig;
 use crate::controller::image::{MetadataImage, PartitionImage, TopicImage};
 use crate::log::manager::PartitionError;
 use crate::log::{Log, LogConfig, LogManager};
+use crate::plant;
 use crate::replication::fetcher::{FetcherConfig, Fetchers};
 use crate::replication::lag::LagChecks;
 use crate::replication::log_config::log_config;
@@ -330,7 +331,7 @@ impl<R: Runtime> ReplicaManager<R> {
             }
             return Ok(None);
         }
-        let order = PartitionOrder {
+        let mut order = PartitionOrder {
             leader: assigned.leader,
             leader_epoch: assigned.leader_epoch,
             isr: assigned.isr.clone(),
@@ -349,12 +350,22 @@ impl<R: Runtime> ReplicaManager<R> {
             }
             None => self.standing(id, topic_id, config).await?,
         };
+        if self.led_in_earlier_life(assigned) && !plant!(partition.log().runtime(), "leader-epoch-kept-on-restart") {
+            // Nobody leads until the controller, which sees another registration, has raised the epoch. Who leads already in this life goes on.
+            order.leader = -1;
+        }
         if partition.is_alone() && assigned.replicas.len() == 1 {
             partition.set_leader_epoch(assigned.leader_epoch);
         } else {
             self.give_role(&partition, &order, min_isr).await?;
         }
         Ok(Some(partition))
+    }
+
+    /// Whether this broker was made the leader of one of several replicas under an earlier registration than it has: in another life, as far as can be told.
+    fn led_in_earlier_life(&self, assigned: &PartitionImage) -> bool {
+        let own = self.registered.lock().unwrap_or_else(PoisonError::into_inner).get(&self.broker_id).copied();
+        assigned.leader == self.broker_id && assigned.replicas.len() > 1 && own.is_some_and(|own| assigned.leader_broker_epoch < own)
     }
 
     /// A replica over its log, without a role.

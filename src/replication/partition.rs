@@ -19,6 +19,7 @@ use super::follower::{FetchAt, Follower, LogFacts, Step, Told};
 use super::leader::{Committed, Effects, FollowerError, FollowerFetch, Leader, Leadership, Outcome, Plants, Proposal};
 use super::order::{Obeyed, PartitionOrder, Verdict, judge};
 use crate::log::{AppendError, AppendInfo, BatchToAppend, FetchSlice, Log, LogConfig, LogError, ReadError};
+use crate::plant;
 use crate::purgatory::{WaitList, Waiter};
 use crate::record::batch::Header;
 use crate::runtime::Runtime;
@@ -220,7 +221,7 @@ impl<R: Runtime> Partition<R> {
             log,
         });
         let observer = Arc::downgrade(&partition);
-        partition.log.observe_acknowledged_end(Box::new(move |end| {
+        partition.log.observe_acknowledged_end(Arc::new(move |end| {
             if let Some(partition) = observer.upgrade() {
                 partition.on_stored(end);
             }
@@ -266,7 +267,7 @@ impl<R: Runtime> Partition<R> {
     /// The high watermark as clients may be told it: `None` while an earlier leader may have told a greater one (P12, KIP-207).
     pub fn proven_high_watermark(&self) -> Option<i64> {
         let high_watermark = self.high_watermark();
-        (high_watermark >= self.proven_from.load(Ordering::Acquire)).then_some(high_watermark)
+        (high_watermark >= self.proven_from.load(Ordering::Acquire) || plant!(self.log.runtime(), "unproven-high-watermark")).then_some(high_watermark)
     }
 
     /// How many replicas are in sync; `None` for one that leads nobody.
@@ -528,6 +529,9 @@ impl<R: Runtime> Partition<R> {
                 }
             }
             Verdict::Follow => {
+                if self.plants().truncate_to_high_watermark {
+                    self.log.truncate_to(self.high_watermark()).await?;
+                }
                 let mut role = self.role();
                 self.enter(order, false, false);
                 *role = Role::Follower(Follower::begin(order.leader, order.leader_epoch, order.partition_epoch, self.high_watermark()));
@@ -579,7 +583,18 @@ impl<R: Runtime> Partition<R> {
             isr: order.isr.clone(),
             lag_max: rules.lag_max,
             min_isr: usize::try_from(self.min_isr.load(Ordering::Acquire)).unwrap_or(1),
-            plants: Plants::default(),
+            plants: self.plants(),
+        }
+    }
+
+    /// Historic bugs that a simulation has switched on; none anywhere else.
+    fn plants(&self) -> Plants {
+        let rt = self.log.runtime();
+        Plants {
+            current_isr_only: plant!(rt, "high-watermark-over-current-isr"),
+            truncate_to_high_watermark: plant!(rt, "truncate-to-high-watermark"),
+            no_broker_epochs: plant!(rt, "no-broker-epochs"),
+            ignores_min_isr: plant!(rt, "ack-below-min-isr"),
         }
     }
 

@@ -5,7 +5,8 @@ use std::fmt;
 
 use ottla::record::Codec;
 
-use super::{admin, member, producer, reader};
+use crate::clients::crew::Roster;
+use crate::clients::{admin, member, producer, reader};
 use crate::rng::Stream;
 
 /// The port that the broker listens at.
@@ -53,16 +54,8 @@ pub struct Plan {
     pub topics: Vec<TopicPlan>,
     /// How many hosts the clients live on.
     pub client_host_count: usize,
-    /// The producers.
-    pub producers: Vec<producer::Habit>,
-    /// The readers.
-    pub readers: Vec<reader::Habit>,
-    /// The members of groups.
-    pub members: Vec<member::Habit>,
-    /// The administrators.
-    pub admins: Vec<admin::Habit>,
-    /// Longest pause of the client that watches the groups' offsets, in ms.
-    pub watch_pause_ms: u64,
+    /// Who works, and how.
+    pub roster: Roster,
     /// Whether groups without members vanish during the run.
     pub groups_vanish: bool,
     /// Bit rot.
@@ -90,18 +83,16 @@ impl Plan {
         let producers = (0..draws.between(2, 5)).map(|_| draw_producer(draws, max_pause_ms)).collect();
         let readers = (0..draws.between(1, 3)).map(|_| draw_reader(draws)).collect();
         let members = draw_members(draws);
-        let admins = (0..draws.between(0, 2)).map(|_| admin::Habit { max_pause_ms: *draws.pick(&[200, 1_000]), max_partition_count: 4 }).collect();
+        let admins = (0..draws.between(0, 2))
+            .map(|_| admin::Habit { max_pause_ms: *draws.pick(&[200, 1_000]), max_partition_count: 4, max_replication_factor: 1 })
+            .collect();
         let rot = RotPlan { at_permille: draws.between(200, 950), newest: draws.chance(750_000), kill: draws.chance(750_000) };
         let rot = Some(rot).filter(|_| draws.chance(80_000));
         Self {
             broker,
             topics,
             client_host_count: draws.between(1, 3) as usize,
-            producers,
-            readers,
-            members,
-            admins,
-            watch_pause_ms: *draws.pick(&[300, 1_500]),
+            roster: Roster { producers, readers, members, admins, movers: Vec::new(), watch_pause_ms: *draws.pick(&[300, 1_500]) },
             groups_vanish,
             rot,
             leap_count: if groups_vanish { draws.between(0, 20) } else { 0 },
@@ -111,12 +102,6 @@ impl Plan {
     /// The broker's configuration file.
     pub fn server_properties(&self) -> String {
         self.broker.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
-    }
-
-    /// The names of the groups.
-    pub fn groups(&self) -> Vec<String> {
-        let names: std::collections::BTreeSet<&String> = self.members.iter().map(|member| &member.group).collect();
-        names.into_iter().cloned().collect()
     }
 }
 
@@ -187,7 +172,7 @@ fn draw_topic(draws: &mut Stream, number: u64, is_weak: bool) -> TopicPlan {
     TopicPlan { name: format!("topic-{number}"), partition_count: draws.between(1, 4) as i32, configs: configs.0 }
 }
 
-fn draw_producer(draws: &mut Stream, max_pause_ms: u64) -> producer::Habit {
+pub(crate) fn draw_producer(draws: &mut Stream, max_pause_ms: u64) -> producer::Habit {
     let idempotent = draws.chance(700_000);
     let acks = if idempotent { -1 } else { *draws.pick(&[-1, -1, 1, 0]) };
     // The last of these is more than the smallest segments take.
@@ -207,7 +192,7 @@ fn draw_producer(draws: &mut Stream, max_pause_ms: u64) -> producer::Habit {
     }
 }
 
-fn draw_reader(draws: &mut Stream) -> reader::Habit {
+pub(crate) fn draw_reader(draws: &mut Stream) -> reader::Habit {
     reader::Habit {
         sessions: draws.chance(600_000),
         version: draws.between(7, 12) as i16,
@@ -219,7 +204,7 @@ fn draw_reader(draws: &mut Stream) -> reader::Habit {
     }
 }
 
-fn draw_members(draws: &mut Stream) -> Vec<member::Habit> {
+pub(crate) fn draw_members(draws: &mut Stream) -> Vec<member::Habit> {
     let mut members = Vec::new();
     for group in 0..draws.between(1, 2) {
         let is_static = draws.chance(300_000);
@@ -247,10 +232,10 @@ impl fmt::Display for Plan {
         for topic in &self.topics {
             writeln!(f, "topic:   {} with {} partitions{}", topic.name, topic.partition_count, pairs(&topic.configs))?;
         }
-        self.producers.iter().try_for_each(|habit| writeln!(f, "client:  producer {habit:?}"))?;
-        self.readers.iter().try_for_each(|habit| writeln!(f, "client:  reader {habit:?}"))?;
-        self.members.iter().try_for_each(|habit| writeln!(f, "client:  member {habit:?}"))?;
-        self.admins.iter().try_for_each(|habit| writeln!(f, "client:  admin {habit:?}"))?;
+        self.roster.producers.iter().try_for_each(|habit| writeln!(f, "client:  producer {habit:?}"))?;
+        self.roster.readers.iter().try_for_each(|habit| writeln!(f, "client:  reader {habit:?}"))?;
+        self.roster.members.iter().try_for_each(|habit| writeln!(f, "client:  member {habit:?}"))?;
+        self.roster.admins.iter().try_for_each(|habit| writeln!(f, "client:  admin {habit:?}"))?;
         write!(
             f,
             "         on {} hosts; groups vanish: {}; rot: {:?}; leaps of the clock: {}",

@@ -6,7 +6,6 @@
 //! fetched, every topic is looked at. *Quiet*: with all clients gone nothing of them is left in memory. *White box*: the stopped broker's disk.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,11 +14,13 @@ use ottla::config::broker::BrokerConfig;
 use ottla::runtime::{HostPort, Runtime};
 use tokio::sync::watch;
 
-use super::history::{FinalLog, History, Place};
-use super::link::{Link, Phase, Shared};
 use super::plan::{DATA_DIR, PORT, Plan};
-use super::value::ValueId;
-use super::{admin, member, producer, reader, whitebox};
+use super::whitebox;
+use crate::clients::crew::{Crew, NewTopic, Working};
+use crate::clients::history::{FinalLog, History, Place};
+use crate::clients::link::{Link, OneBroker, Phase, Shared};
+use crate::clients::value::ValueId;
+use crate::clients::{admin, member, producer, reader};
 use crate::nemesis::Nemesis;
 use crate::runtime::SimRuntime;
 use crate::scenario::{RunOptions, Running, Scenario, Setting};
@@ -28,7 +29,7 @@ use crate::verdict::Verdict;
 use crate::world::{Host, World};
 
 /// What was found at the end, or why it could not be looked at.
-type Judgement = Result<Vec<super::history::Violation>, String>;
+type Judgement = Result<Vec<crate::clients::history::Violation>, String>;
 
 const BROKER: &str = "broker-1";
 const DEFAULT_SECONDS: u64 = 75;
@@ -110,20 +111,12 @@ struct Run {
     config: BrokerConfig,
     history: Arc<Mutex<History>>,
     phase: watch::Sender<Phase>,
-    shared: Shared,
+    crew: Crew,
     broker: Host,
-    clients: Vec<Host>,
     slot: Slot,
     /// Counts the requests to stop cleanly.
     stop: watch::Sender<u64>,
     next_producer: u32,
-}
-
-/// Clients that must end by themselves once the safety phase is over.
-struct Working {
-    /// Name, and whether it has ended.
-    clients: Vec<(String, Arc<Mutex<bool>>)>,
-    own_topics: Vec<Arc<Mutex<Vec<admin::Topic>>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -143,14 +136,29 @@ impl Run {
         let (phase, phase_seen) = watch::channel(Phase::Safety);
         let topics = plan.topics.iter().map(|topic| (topic.name.clone(), topic.partition_count)).collect();
         let bootstrap = HostPort { host: BROKER.to_owned(), port: PORT };
-        let shared = Shared { history: history.clone(), phase: phase_seen, bootstrap, topics: Arc::new(topics), world: world.clone() };
+        let shared = Shared {
+            history: history.clone(),
+            phase: phase_seen,
+            bootstrap: Arc::new(vec![bootstrap]),
+            topics: Arc::new(topics),
+            replication: Arc::default(),
+            authority: Arc::new(OneBroker),
+            world: world.clone(),
+        };
         let broker = world.host(BROKER);
         // An unsynced sector that holds random bytes before batches that are whole looks like rot, and recovery refuses to cut rot off: offline, not
         // lost. No file system that a broker should be on lets files that only grow end so.
         broker.disk(|disk| disk.options.garbage = false);
-        let clients = (0..plan.client_host_count).map(|index| world.host(&format!("client-{index}"))).collect();
-        let next_producer = plan.producers.len() as u32;
-        Self { plan, config, history, phase, shared, broker, clients, slot: Slot::default(), stop: watch::Sender::new(0), next_producer, setting }
+        let hosts = (0..plan.client_host_count).map(|index| world.host(&format!("client-{index}"))).collect();
+        let next_producer = plan.roster.producers.len() as u32;
+        let topics = plan.topics.iter().map(|topic| NewTopic {
+            name: topic.name.clone(),
+            partition_count: topic.partition_count,
+            replication_factor: 1,
+            configs: topic.configs.clone(),
+        });
+        let crew = Crew { shared, hosts, topics: topics.collect() };
+        Self { plan, config, history, phase, crew, broker, slot: Slot::default(), stop: watch::Sender::new(0), next_producer, setting }
     }
 
     fn world(&self) -> &World {
@@ -160,13 +168,13 @@ impl Run {
     async fn run(mut self) -> Result<Verdict, Verdict> {
         let world = self.world().clone();
         self.start_broker();
-        let working = self.start_clients();
+        let working = self.crew.start_all(&self.plan.roster);
         let seconds = self.setting.options.seconds.unwrap_or(DEFAULT_SECONDS);
         let safety = Duration::from_secs(seconds);
         let power_was_cut = self.watch_power();
         self.plan_rot(safety);
         self.plan_leaps(safety);
-        let everyone_else = self.clients.clone();
+        let everyone_else = self.crew.hosts.clone();
         let mut nemesis = Nemesis::new(&world, &self.setting.swarm, std::slice::from_ref(&self.broker), &everyone_else);
         nemesis.run(safety).await;
 
@@ -216,81 +224,6 @@ impl Run {
     fn start_broker(&self) {
         let (config, slot, stop) = (self.config.clone(), self.slot.clone(), self.stop.clone());
         self.broker.start(move |rt| serve(rt, config.clone(), slot.clone(), stop.subscribe()));
-    }
-
-    /// Starts a client of that name on one of the hosts; tells when it has ended.
-    fn start_client<F, Fut>(&self, ordinal: usize, name: String, client: F) -> (String, Arc<Mutex<bool>>)
-    where
-        F: Fn(Link<SimRuntime>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
-        let ended = Arc::new(Mutex::new(false));
-        let (shared, stream, at_end, its_name) = (self.shared.clone(), self.world().stream(&name), ended.clone(), name.clone());
-        let topics = self.plan.topics.clone();
-        self.clients[ordinal % self.clients.len()].start(move |rt| {
-            let mut link = Link::new(rt, shared.clone(), stream.clone(), its_name.clone());
-            let (topics, at_end) = (topics.clone(), at_end.clone());
-            // The first client makes the topics; the others come upon them.
-            let is_first = ordinal == 0;
-            let client = &client;
-            let work = {
-                let later = Link::new(link.runtime.clone(), shared.clone(), stream.clone(), its_name.clone());
-                client(later)
-            };
-            async move {
-                if is_first {
-                    for topic in &topics {
-                        while !admin::create(&mut link, &topic.name, topic.partition_count, &topic.configs).await && !link.shared.is_done() {
-                            link.pause(20, 300).await;
-                        }
-                    }
-                    link.disconnect();
-                }
-                work.await;
-                *lock(&at_end) = true;
-            }
-        });
-        (name, ended)
-    }
-
-    fn start_clients(&self) -> Working {
-        let mut working = Working { clients: Vec::new(), own_topics: Vec::new() };
-        let ordinal = |working: &Working| working.clients.len();
-        for (number, habit) in self.plan.producers.iter().enumerate() {
-            let habit = habit.clone();
-            let client = self.start_client(ordinal(&working), format!("producer-{number}"), move |link| producer::run(link, number as u32, habit.clone()));
-            working.clients.push(client);
-        }
-        for (number, habit) in self.plan.members.iter().enumerate() {
-            let habit = habit.clone();
-            let client = self.start_client(ordinal(&working), format!("member-{number}"), move |link| member::run(link, habit.clone()));
-            working.clients.push(client);
-        }
-        for (number, habit) in self.plan.readers.iter().enumerate() {
-            let habit = habit.clone();
-            let client = self.start_client(ordinal(&working), format!("reader-{number}"), move |link| {
-                let places = link.shared.places();
-                reader::run(link, habit.clone(), places)
-            });
-            working.clients.push(client);
-        }
-        for (number, habit) in self.plan.admins.iter().enumerate() {
-            let topics = Arc::new(Mutex::new(Vec::new()));
-            working.own_topics.push(topics.clone());
-            let habit = habit.clone();
-            let client = self.start_client(ordinal(&working), format!("admin-{number}"), move |link| {
-                let (topics, habit) = (topics.clone(), habit.clone());
-                async move {
-                    let known = admin::run(link, number, habit).await;
-                    *lock(&topics) = known;
-                }
-            });
-            working.clients.push(client);
-        }
-        let (groups, pause_ms) = (self.plan.groups(), self.plan.watch_pause_ms);
-        let client = self.start_client(ordinal(&working), "watcher".to_owned(), move |link| member::watch(link, groups.clone(), pause_ms));
-        working.clients.push(client);
-        working
     }
 
     /// Notes whether the broker's host ever loses power.
@@ -370,10 +303,11 @@ impl Run {
         let world = self.world().clone();
         let deadline = world.now() + CONVERGE_WITHIN;
         self.repair().await?;
-        while let Some((name, _)) = working.clients.iter().find(|(_, ended)| !*lock(ended)) {
+        loop {
+            let pending = working.pending();
+            let Some(name) = pending.first() else { break };
             self.verdict()?;
             if world.now() > deadline {
-                let pending: Vec<&str> = working.clients.iter().filter(|(_, ended)| !*lock(ended)).map(|(name, _)| name.as_str()).collect();
                 let last = world.halts().pop();
                 return Err(Verdict::Liveness {
                     reason: format!("{CONVERGE_WITHIN:?} after healing {name} has not come to its end; unfinished: {pending:?}; the last halt: {last:?}"),
@@ -410,38 +344,6 @@ impl Run {
         })
     }
 
-    /// Runs `client` on a host of its own and waits for what it brings, looking after the broker meanwhile.
-    async fn ask<T, F, Fut>(&self, what: &str, within: Duration, client: F) -> Result<T, Verdict>
-    where
-        T: Send + 'static,
-        F: Fn(Link<SimRuntime>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = T> + Send + 'static,
-    {
-        let world = self.world().clone();
-        let result: Arc<Mutex<Option<T>>> = Arc::default();
-        let (shared, stream, to) = (self.shared.clone(), world.stream(what), result.clone());
-        let name = what.to_owned();
-        let process = world.host("auditor").start(move |rt| {
-            let client = client(Link::new(rt, shared.clone(), stream.clone(), name.clone()));
-            let to = to.clone();
-            async move {
-                let brought = client.await;
-                *lock(&to) = Some(brought);
-            }
-        });
-        let deadline = world.now() + within;
-        while process.is_alive() {
-            if world.now() > deadline {
-                return Err(Verdict::Liveness {
-                    reason: format!("{what} took more than {within:?} in a healed world; the last halt: {:?}", world.halts().pop()),
-                });
-            }
-            self.look_after_broker();
-            world.sleep(Duration::from_millis(50)).await;
-        }
-        lock(&result).take().ok_or_else(|| Verdict::Crash { detail: format!("{what} brought nothing") })
-    }
-
     /// Fresh work: a record to every partition, and a commit of a member of a fresh group.
     async fn serve(&mut self, when: &str) -> Result<(), Verdict> {
         let id = self.next_producer;
@@ -456,22 +358,28 @@ impl Run {
             join_version: 9,
         };
         let refused = self
-            .ask(&format!("fresh work {when}"), SERVE_WITHIN + Duration::from_secs(5), move |link| {
-                let habit = habit.clone();
-                async move {
-                    let (runtime, shared, stream) = (link.runtime.clone(), link.shared.clone(), link.stream.clone());
-                    let mut link = link;
-                    for (number, place) in (0..).zip(link.shared.places()) {
-                        if !link.shared.history().is_rotten(&place)
-                            && let Err(why) = producer::send_one(&mut link, ValueId { producer: id, number }, &place, SERVE_WITHIN).await
-                        {
-                            return Some(why);
+            .crew
+            .ask(
+                &format!("fresh work {when}"),
+                SERVE_WITHIN + Duration::from_secs(5),
+                || self.look_after_broker(),
+                move |link| {
+                    let habit = habit.clone();
+                    async move {
+                        let (runtime, shared, stream) = (link.runtime.clone(), link.shared.clone(), link.stream.clone());
+                        let mut link = link;
+                        for (number, place) in (0..).zip(link.shared.places()) {
+                            if !link.shared.history().is_rotten(&place)
+                                && let Err(why) = producer::send_one(&mut link, ValueId { producer: id, number }, &place, SERVE_WITHIN).await
+                            {
+                                return Some(why);
+                            }
                         }
+                        let fresh = Link::new(runtime, shared, stream, "fresh-member".to_owned());
+                        (!member::commit_once(fresh, habit, SERVE_WITHIN).await).then(|| "no offset could be committed in a fresh group".to_owned())
                     }
-                    let fresh = Link::new(runtime, shared, stream, "fresh-member".to_owned());
-                    (!member::commit_once(fresh, habit, SERVE_WITHIN).await).then(|| "no offset could be committed in a fresh group".to_owned())
-                }
-            })
+                },
+            )
             .await?;
         self.verdict()?;
         match refused {
@@ -512,15 +420,21 @@ impl Run {
     async fn rescan(&mut self, working: &Working) -> Result<Vec<(Place, String)>, Verdict> {
         let mut logs: BTreeMap<Place, FinalLog> = BTreeMap::new();
         let mut unreadable = Vec::new();
-        for place in self.shared.places() {
+        for place in self.crew.shared.places() {
             let is_rotten = lock(&self.history).is_rotten(&place);
             let patience = if is_rotten { Duration::from_secs(5) } else { AUDIT_WITHIN };
             let asked = place.clone();
             let read = self
-                .ask("an audit", AUDIT_ALL_WITHIN, move |mut link| {
-                    let place = asked.clone();
-                    async move { reader::audit(&mut link, &place, patience).await }
-                })
+                .crew
+                .ask(
+                    "an audit",
+                    AUDIT_ALL_WITHIN,
+                    || self.look_after_broker(),
+                    move |mut link| {
+                        let place = asked.clone();
+                        async move { reader::audit(&mut link, &place, patience).await }
+                    },
+                )
                 .await?;
             match read {
                 Ok(log) => {
@@ -533,54 +447,32 @@ impl Run {
                 Err(why) => return Err(Verdict::Liveness { reason: why }),
             }
         }
-        for group in self.plan.groups() {
-            self.patiently(&format!("fetching all offsets of {group}"), move |link| {
-                let group = group.clone();
-                async move {
-                    let mut link = link;
-                    member::fetch_all_offsets(&mut link, &group).await
-                }
-            })
-            .await?;
-        }
-        for topics in &working.own_topics {
-            let all = lock(topics).clone();
-            for topic in all {
-                self.patiently(&format!("looking at topic {}", topic.name), move |link| {
-                    let mut topic = topic.clone();
+        let tend = || self.look_after_broker();
+        for group in self.plan.roster.groups() {
+            self.crew
+                .patiently(&format!("fetching all offsets of {group}"), SERVE_WITHIN, tend, move |link| {
+                    let group = group.clone();
                     async move {
                         let mut link = link;
-                        admin::observe(&mut link, &mut topic, true).await
+                        member::fetch_all_offsets(&mut link, &group).await
                     }
                 })
                 .await?;
-            }
+        }
+        for topic in working.own_topics() {
+            let what = format!("looking at topic {}", topic.name);
+            let looked = self.crew.patiently(&what, SERVE_WITHIN, tend, move |link| {
+                let mut topic = topic.clone();
+                async move {
+                    let mut link = link;
+                    admin::observe(&mut link, &mut topic, true).await
+                }
+            });
+            looked.await?;
         }
         lock(&self.history).finish(&logs);
         self.verdict()?;
         Ok(unreadable)
-    }
-
-    /// Asks again until it succeeds.
-    async fn patiently<F, Fut>(&self, what: &str, attempt: F) -> Result<(), Verdict>
-    where
-        F: Fn(Link<SimRuntime>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = bool> + Send + 'static,
-    {
-        let attempt = Arc::new(attempt);
-        self.ask(what, SERVE_WITHIN, move |mut link| {
-            let attempt = attempt.clone();
-            async move {
-                loop {
-                    let again = Link::new(link.runtime.clone(), link.shared.clone(), link.stream.clone(), "auditor".to_owned());
-                    if attempt(again).await {
-                        return;
-                    }
-                    link.pause(50, 200).await;
-                }
-            }
-        })
-        .await
     }
 
     /// With all clients gone the broker must have nothing left of them.

@@ -10,7 +10,7 @@ use ottla::log::{EpochCache, LogManager, LogManagerConfig, ProducerStates};
 use ottla::replication::log_config::log_config;
 use ottla::runtime::{Disk, File, Open, Runtime};
 
-use super::history::Violation;
+use crate::clients::history::Violation;
 
 /// One partition as its log sees it, and its index files.
 #[derive(Clone, Debug)]

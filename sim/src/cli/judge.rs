@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{EXIT_CORRECTNESS, EXIT_NOT_COUNTED};
-use ottla_sim::broker::history::{FinalLog, History, Outcome, Place, Violation};
-use ottla_sim::broker::value::ValueId;
+use ottla_sim::clients::history::{FinalLog, History, Outcome, Place, Violation};
+use ottla_sim::clients::value::ValueId;
 
 /// A plain producer that retries by itself does not say how often: as often as it may double a record.
 const RESENT_MANY: u32 = 100;

@@ -62,6 +62,7 @@ pub async fn run(world: World, members: Arc<Members>, history: Arc<History>, pla
             Loss::Membership => remove(&world, &members, index, raft_id).await,
         };
         if happened {
+            history.lost_log(raft_id);
             lost.insert(raft_id);
         }
     }
@@ -129,10 +130,15 @@ async fn lose_file(world: &World, members: &Members, history: &History, index: u
             }
             world.sleep(Duration::from_millis(20)).await;
         }
-        if let Some(Exit::Halted(why)) = process.and_then(|process| process.exit())
-            && why.contains("is missing")
-        {
-            break;
+        if let Some(Exit::Halted(why)) = process.and_then(|process| process.exit()) {
+            let is_named = path.rsplit('/').next().is_some_and(|name| why.contains(&format!("{name}' is missing")));
+            if !is_named && (why.contains("is missing") || why.contains("is damaged")) {
+                history.violation("missing-file-named", format!("{path}, of {len} bytes, is gone, and member {index} said: {why}"));
+                return true;
+            }
+            if is_named {
+                break;
+            }
         }
         world.sleep(Duration::from_millis(50)).await;
     }

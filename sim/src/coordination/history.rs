@@ -4,6 +4,7 @@
 //!   the same digest of all before it. An entry that was lost and written anew differs.
 //! - *One leader per term; one vote per term; no promise is forgotten*: what a member told another to have on its disk, a vote or a log, is there when it
 //!   begins its next life. It is this that a wrong order of writes breaks first, long before two leaders come of it.
+//!   A member whose log is lost votes no more, and a vote is given to none that never had a log.
 //! - *Linearizability* of writes and of reads after `sync` (Z3). Every write of a register carries a value of its own and is answered with the
 //!   version that it made, so the order of versions is the only possible witness: an operation that began after another had ended must not have a
 //!   version before it, a write not the same. Each value has one version and each version one value; a value that was refused is never seen.
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use super::sessions::oracle::Oracle;
 
 use crate::verdict::Verdict;
-use crate::world::World;
+use crate::world::{Host, World};
 
 /// What a client is told of a register: its version, the zxid of its last change, its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ struct Facts {
     voters: Option<mpsc::UnboundedSender<u64>>,
     /// The members that ever began a life with a log.
     opened: BTreeSet<u64>,
+    /// Those of them whose log is lost.
+    lost: BTreeSet<u64>,
     acknowledged_count: u64,
 }
 
@@ -99,10 +102,10 @@ pub struct History {
 }
 
 impl History {
-    /// An empty one of `register_count` registers. What breaks a promise decides the run at once.
-    pub fn new(world: &World, register_count: usize) -> Self {
+    /// An empty one of `register_count` registers, and of the members on these hosts. What breaks a promise decides the run at once.
+    pub fn new(world: &World, register_count: usize, members: &[Host]) -> Self {
         let facts = Facts { registers: (0..register_count).map(|_| Register::default()).collect(), next_value: 1, ..Facts::default() };
-        Self { world: world.clone(), facts: Mutex::new(facts), oracle: Arc::new(Oracle::new(world)) }
+        Self { world: world.clone(), facts: Mutex::new(facts), oracle: Arc::new(Oracle::new(world, members)) }
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -231,6 +234,11 @@ impl History {
         }
     }
 
+    /// The member's log is gone for good, and with it what it had promised: it must never vote again.
+    pub fn lost_log(&self, raft_id: u64) {
+        self.facts().lost.insert(raft_id);
+    }
+
     /// Tells of votes from now on, to one.
     pub fn votes(&self) -> Votes {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -281,6 +289,7 @@ impl Observer for History {
         let mut facts = self.facts();
         match promise {
             Promise::Vote { term, candidate } => {
+                let is_lost = facts.lost.contains(&raft_id);
                 let before = *facts.votes.entry((raft_id, term)).or_insert(candidate);
                 if candidate != raft_id
                     && let Some(voters) = &facts.voters
@@ -288,6 +297,9 @@ impl Observer for History {
                     let _ = voters.send(raft_id);
                 }
                 drop(facts);
+                if is_lost {
+                    self.broken("lost-log-votes", format!("member {raft_id} votes for {candidate} in term {term}, and its log was lost"));
+                }
                 if before != candidate {
                     self.broken("one-vote-per-term", format!("member {raft_id} voted for {before} in term {term}, and then for {candidate}"));
                 }
@@ -319,7 +331,7 @@ mod tests {
 
     fn verdict(body: impl FnOnce(&History) + Send + 'static) -> Verdict {
         let report = run(WorldOptions::calm(1), move |world| async move {
-            body(&History::new(&world, 1));
+            body(&History::new(&world, 1, &[]));
             Verdict::Clean
         });
         report.verdict
@@ -404,6 +416,12 @@ mod tests {
             history.promised(1, Promise::Vote { term: 5, candidate: 3 });
         });
         assert!(is_broken(&voted_twice, "one-vote-per-term"), "{voted_twice}");
+        let lost = verdict(move |history| {
+            history.promised(1, Promise::Vote { term: 5, candidate: 2 });
+            history.lost_log(1);
+            history.promised(1, Promise::Vote { term: 6, candidate: 2 });
+        });
+        assert!(is_broken(&lost, "lost-log-votes"), "{lost}");
         let two = verdict(|history| {
             history.elected(1, 5);
             history.elected(2, 5);

@@ -21,14 +21,14 @@ use super::history::History;
 use super::plan::{DIR, PORT, Plan};
 use super::sessions::client::{CLIENT_PORT, Client as SessionClient, Common as SessionCommon};
 use super::sessions::habits::{self, Habit};
-use super::{amnesia, churn};
-use crate::broker::link::Phase;
+use super::{amnesia, churn, solitude};
+use crate::clients::link::Phase;
 use crate::nemesis::Nemesis;
 use crate::runtime::SimRuntime;
 use crate::scenario::{RunOptions, Running, Scenario, Setting};
 use crate::state::CrashKind;
 use crate::verdict::Verdict;
-use crate::world::{Host, World};
+use crate::world::{HarnessTask, Host, World};
 
 const DEFAULT_SECONDS: u64 = 75;
 /// After healing, all members must be voters and answer within this.
@@ -45,6 +45,11 @@ const QUIET: Duration = Duration::from_secs(12);
 const SESSIONS_END_WITHIN: Duration = Duration::from_secs(30);
 /// How many hosts the clients over the network have.
 const CLIENT_HOST_COUNT: usize = 2;
+/// How often a member comes back in a healed world, and after how long.
+const COME_BACK_COUNT: usize = 3;
+const COME_BACK_AFTER: Duration = Duration::from_millis(900);
+/// Members that are asked to stop all at once have ended within this: the last one has nobody to wait for.
+const STOP_WITHIN: Duration = Duration::from_millis(1_500);
 /// A seed counts if it ran so long and so much happened.
 const MIN_SECONDS: u64 = 60;
 const MIN_OPERATION_COUNT: u64 = 200;
@@ -83,6 +88,8 @@ impl Scenario for CoordinationScenario {
             "read-overtakes-own-write",
             "serves-without-leader",
             "signs-of-life-not-relayed",
+            "early-election-without-pre-vote",
+            "early-election-without-end",
         ]
     }
 
@@ -193,8 +200,8 @@ impl Run {
         let world = &setting.world;
         let plan = Plan::draw(world.seed());
         world.event("plan", &[], Some(&plan.to_string()));
-        let history = Arc::new(History::new(world, plan.register_count));
         let hosts: Vec<Host> = (0..plan.member_count).map(|index| world.host(&format!("member-{}", index + 1))).collect();
+        let history = Arc::new(History::new(world, plan.register_count, &hosts));
         let client_hosts = (1..=CLIENT_HOST_COUNT).map(|number| world.host(&format!("client-{number}"))).collect();
         let slots = hosts.iter().map(|_| Mutex::default()).collect();
         let stops = hosts.iter().map(|_| watch::Sender::new(0)).collect();
@@ -261,6 +268,9 @@ impl Run {
                 }
                 if let Some(Some(status)) = world.timeout(Duration::from_millis(100), handle.status()).await {
                     history.voters(first_count, &status.conf_state.voters);
+                    if plan.member_count > 1 && status.leadership.is_leader && status.conf_state.voters.len() == plan.member_count {
+                        history.oracle.is_whole();
+                    }
                 }
             }
         }
@@ -282,11 +292,13 @@ impl Run {
             let (members, votes, plan) = (self.members.clone(), self.history.votes(), self.plan.clone());
             world.spawn("churn", churn::run(world.clone(), members, votes, plan, world.stream("churn")))
         });
+        let solitude = (!self.setting.options.calm).then(|| {
+            let (members, plan) = (self.members.clone(), self.plan.clone());
+            world.spawn("solitude", solitude::run(world.clone(), members, plan, world.stream("solitude")))
+        });
         let mut nemesis = Nemesis::new(&world, &self.setting.swarm, &self.members.hosts, &self.client_hosts);
         nemesis.run(safety).await;
-        if let Some(churn) = churn {
-            churn.abort();
-        }
+        churn.iter().chain(&solitude).for_each(HarnessTask::abort);
         world.heal_all();
         if let Some(losses) = losses {
             // One may be under way.
@@ -304,6 +316,7 @@ impl Run {
         self.phase.send_replace(Phase::Converge);
         self.converge("after healing").await?;
         self.serve_and_rescan("after healing").await?;
+        self.come_back().await?;
         self.serve_clients().await?;
         self.check_sessions().await?;
         self.stop_all(true).await?;
@@ -318,6 +331,41 @@ impl Run {
             return Ok(Verdict::NotCounted { reason: format!("{seconds} s, {operation_count} operations, {fault_count} faults") });
         }
         Ok(Verdict::Clean)
+    }
+
+    /// In a healed world a member that is no leader ends and comes back: that disturbs no leader. One change may have been under way.
+    async fn come_back(&self) -> Result<(), Verdict> {
+        let world = &self.setting.world;
+        let mut changes = Vec::new();
+        for _ in 0..COME_BACK_COUNT {
+            let Some((leader, before)) = self.leadership().await.filter(|_| self.plan.member_count > 1) else { return Ok(()) };
+            let other = (leader + 1) % self.plan.member_count;
+            self.members.crash(other, CrashKind::Kill);
+            // The leader tries to reach it ever less often.
+            world.sleep(COME_BACK_AFTER).await;
+            self.members.revive(other);
+            self.converge("after a member came back").await?;
+            if let Some((now_leads, after)) = self.leadership().await.filter(|(_, after)| *after != before) {
+                changes.push(format!("member-{} came back; member-{} led in term {before}, member-{} in {after}", other + 1, leader + 1, now_leads + 1));
+            }
+        }
+        if changes.len() > 1 {
+            return Err(Verdict::Correctness { invariant: "leader-undisturbed".to_owned(), detail: changes.join("; ") });
+        }
+        Ok(())
+    }
+
+    /// Who leads, and in which term.
+    async fn leadership(&self) -> Option<(usize, u64)> {
+        for index in 0..self.plan.member_count {
+            let Some(handle) = self.members.handle(index) else { continue };
+            if let Some(Some(status)) = self.setting.world.timeout(Duration::from_secs(1), handle.status()).await
+                && status.leadership.is_leader
+            {
+                return Some((index, status.leadership.term));
+            }
+        }
+        None
     }
 
     fn restart_dead(&self) {
@@ -450,7 +498,7 @@ impl Run {
             return Ok(());
         }
         (0..self.members.hosts.len()).for_each(|index| self.members.stop(index));
-        let deadline = world.now() + Duration::from_secs(60);
+        let deadline = world.now() + STOP_WITHIN;
         while let Some(host) = self.members.hosts.iter().find(|host| host.is_alive()) {
             if world.now() > deadline {
                 return Err(Verdict::Liveness { reason: format!("{host:?} did not stop in order; its tasks: {:?}", host.live_tasks()) });
@@ -521,7 +569,7 @@ async fn visit(rt: SimRuntime, host_index: usize, common: SessionCommon, plan: P
     let (working, mut all) = mpsc::channel::<()>(1);
     for index in (0..plan.session_client_count).filter(|index| index % CLIENT_HOST_COUNT == host_index) {
         let mut stream = common.world.stream(&format!("session client {index}"));
-        let habit = Habit::draw(&mut stream);
+        let habit = Habit::of(index, &mut stream);
         let client = SessionClient::new(rt.clone(), common.clone(), stream, index, ip);
         let (working, served) = (working.clone(), served.clone());
         rt.spawn("session-client", async move {

@@ -99,9 +99,16 @@ pub struct Content {
     /// A cut of the length that no sync has covered: where it cut, and its ordinal. File systems commit it before anything that is
     /// written beyond it after, so a power cut either undoes all of that, or none of the old bytes come back.
     cut: Option<(u64, u64)>,
+    /// Counts what changed or took away bytes that were there.
+    rewrite_count: u64,
 }
 
 impl Content {
+    /// Counts what changed or took away bytes that were there: while it stays the same, the content only grows.
+    pub fn rewrite_count(&self) -> u64 {
+        self.rewrite_count
+    }
+
     /// The length that reads see.
     pub fn len(&self) -> u64 {
         self.len
@@ -158,6 +165,7 @@ impl Content {
             return;
         }
         let end = position + bytes.len() as u64;
+        self.rewrite_count += u64::from(position < self.len);
         self.touch(position, end);
         self.seen.write(position, bytes);
         self.len = self.len.max(end);
@@ -167,6 +175,7 @@ impl Content {
     pub fn set_len(&mut self, len: u64) {
         self.touch(len, self.len);
         if len < self.len {
+            self.rewrite_count += 1;
             self.seen.cut(len);
             let at = self.cut.map_or(len, |(at, _)| at.min(len));
             self.cut = Some((at, self.write_ordinal));
@@ -233,6 +242,7 @@ impl Content {
     /// the length is any that a file system could have committed. Synced bytes never change.
     pub fn power_cut(&mut self, stream: &mut Stream, garbage: bool) {
         self.syncs.clear();
+        self.rewrite_count += 1;
         let how = stream.below(8);
         let cut = self.cut.take().map(|(at, _)| at).filter(|at| *at < self.durable_len);
         let cut_lost = cut.filter(|_| stream.chance(500_000));
@@ -314,6 +324,7 @@ impl Content {
         if position >= self.len {
             return false;
         }
+        self.rewrite_count += 1;
         let flipped = self.seen.read(position, 1)[0] ^ (1 << (bit % 8));
         self.seen.write(position, &[flipped]);
         if let Some(durable) = self.dirty.get_mut(&(position / SECTOR_BYTES)).and_then(|sector| sector.durable.as_mut()) {

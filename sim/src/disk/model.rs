@@ -579,6 +579,18 @@ impl DiskModel {
         out
     }
 
+    /// Looks at every file, in the order of their paths.
+    pub fn each_file(&self, see: &mut dyn FnMut(&str, InodeId, &Content)) {
+        self.visit_below(ROOT, "", see);
+    }
+
+    fn visit_below(&self, id: InodeId, path: &str, see: &mut dyn FnMut(&str, InodeId, &Content)) {
+        match &self.inodes[&id] {
+            Inode::File(file) => see(path, id, &file.content),
+            Inode::Dir(dir) => dir.seen.iter().for_each(|(name, child)| self.visit_below(*child, &format!("{path}/{name}"), see)),
+        }
+    }
+
     fn visit(&self, id: InodeId, path: &str, see: &mut dyn FnMut(&str, &FileNode)) {
         match &self.inodes[&id] {
             Inode::File(file) => see(path, file),

@@ -202,6 +202,13 @@ impl NetState {
         })
     }
 
+    /// Since when nothing that was sent from one host comes to the other, in nanoseconds of the world; none if it does.
+    pub(crate) fn unheard_since_ns(&mut self, from: usize, to: usize) -> Option<u64> {
+        let link = self.link(from, to);
+        // What was on its way then may come still.
+        link.blocked_since_ns.map(|at_ns| at_ns + link.base_ns + link.extra_ns)
+    }
+
     fn is_blocked(&mut self, from: usize, to: usize) -> bool {
         from != to && self.link(from, to).blocked_since_ns.is_some()
     }

@@ -131,6 +131,9 @@ pub trait Consensus: Send + 'static {
     fn read_index(&mut self, context: Bytes);
     /// Stands for election now.
     fn campaign(&mut self);
+    /// A plant: stands for election without asking first whether anybody would vote for it, whoever leads.
+    #[cfg(feature = "plants")]
+    fn campaign_without_asking(&mut self);
     /// The leader that this member follows is known to have ended: it follows nobody, and does not hold others back from standing for election.
     fn lose_leader(&mut self);
     /// Hands leadership over to `to`.

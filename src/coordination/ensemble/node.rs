@@ -6,6 +6,7 @@
 mod apply;
 mod disk;
 mod elections;
+mod ending;
 mod members;
 mod reads;
 mod sessions;
@@ -29,7 +30,7 @@ use super::peer::{Answer as PeerAnswer, Order, PeerMessage};
 use super::raft_core::{SNAPSHOT_KIND, promise_of};
 use super::state::{Payload, Replicated};
 use crate::codec;
-use crate::coordination::op::{Command, ErrorCode, Failure, Request};
+use crate::coordination::op::{Command, ErrorCode, Failure, Operation, Request};
 use crate::coordination::storage::format::{Entry, EntryKind, HardState, SnapshotMeta, SnapshotState};
 use crate::coordination::storage::{Storage, StorageError};
 use crate::coordination::tree::Tree;
@@ -56,9 +57,6 @@ const HOUSEKEEPING_TICKS: u64 = 6;
 
 /// After how many ticks a read that heard nothing asks again.
 const READ_AGAIN_TICKS: u32 = 6;
-
-/// How many ticks a member that ends waits for another to take its leadership over.
-const HAND_OVER_TICKS: u32 = 40;
 
 /// How far behind a learner may be to be given a vote, in entries.
 const CAUGHT_UP_COUNT: u64 = 64;
@@ -211,10 +209,12 @@ pub(in crate::coordination) struct Node<R: Runtime, C> {
     met: BTreeMap<u64, String>,
     /// The highest version of log entries that each other member reads, as far as it has said so in this life.
     log_formats: BTreeMap<u64, u16>,
+    /// Whether it was told that something cannot be written for the sake of an older member, since the last of them was met.
+    is_held_back: bool,
     leadership: super::consensus::Leadership,
     tick_count: u64,
-    /// When it stands for election before its time-out, in ticks.
-    stands_at_tick: Option<u64>,
+    /// When it stands for election before its time-out.
+    turn: elections::Turn,
     next_tick: Instant,
     entries_since_snapshot: u64,
     bytes_since_snapshot: u64,
@@ -225,6 +225,8 @@ pub(in crate::coordination) struct Node<R: Runtime, C> {
     has_changed: bool,
     loaded_last: u64,
     ready: Vec<oneshot::Sender<()>>,
+    /// For how many ticks there was no leader, or no word of it.
+    no_leader_ticks: u64,
     /// How many ticks ago it was asked to end.
     ending_ticks: Option<u32>,
     is_removed: bool,
@@ -270,15 +272,17 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             observer: parts.observer,
             met: BTreeMap::new(),
             log_formats: BTreeMap::new(),
+            is_held_back: false,
             leadership: super::consensus::Leadership::default(),
             tick_count: 0,
-            stands_at_tick: None,
+            turn: elections::Turn::default(),
             last_snapshot_bytes: 0,
             snapshot: None,
             wants_roll: false,
             has_changed: false,
             loaded_last: last,
             ready: Vec::new(),
+            no_leader_ticks: 0,
             ending_ticks: None,
             is_removed: false,
             _inbox: parts.inbox,
@@ -390,26 +394,20 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         shut_down
     }
 
-    /// Whether a member that was asked to end may: what was proposed before is answered, and another leads if there is one that can.
-    fn may_end(&mut self) -> bool {
-        let settled = self.origin.waiting_count() == 0 && self.flush.is_none() && self.jobs.is_empty();
-        let is_patient = self.ending_ticks.is_some_and(|ticks| ticks < HAND_OVER_TICKS);
-        if self.is_alone() { settled } else { !is_patient || (settled && !self.leadership.is_leader) }
-    }
-
     fn tick_if_due(&mut self) {
         let now = self.rt.now();
         if now < self.next_tick {
             return;
         }
         // A little early or late, by the runtime's draw: two members that wait equally long do not go on doing so.
-        let jitter = Duration::from_micros(self.rt.random_u64() % (TICK.as_micros() as u64 / 2));
+        // One draw for both that are needed: each is a call of the system, and a member at rest does little else.
+        let draw = self.rt.random_u64();
+        let jitter = Duration::from_micros(draw % (TICK.as_micros() as u64 / 2));
         self.next_tick = now + TICK * 3 / 4 + jitter;
         self.tick_count += 1;
         self.core.tick();
         self.stand_if_due();
-        let nonce = self.rt.random_u64();
-        drop(self.origin.tick(nonce)); // Whoever waited for them is told that the connection is lost.
+        drop(self.origin.tick(draw)); // Whoever waited for them is told that the connection is lost.
         self.tick_reads();
         if self.tick_count.is_multiple_of(self.relay_ticks()) {
             self.relay_heard();
@@ -420,16 +418,17 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         if self.tick_count.is_multiple_of(HOUSEKEEPING_TICKS) && self.flush.is_none() && self.jobs.is_empty() {
             self.write_lazily();
         }
-        if let Some(ticks) = &mut self.ending_ticks {
-            *ticks += 1;
-            self.hand_over();
-        }
+        self.tick_ending();
     }
 
     fn take_message(&mut self, message: Message, shut_down: &mut Vec<oneshot::Sender<()>>) {
         match message {
             // Whoever waits for what is dropped is told that the connection is lost.
             Message::Propose { .. } | Message::Look { .. } if self.is_removed => {}
+            Message::Propose { request, answer, .. } if !self.may_write(&request) => {
+                let path = request.operations().first().map_or("", Operation::path);
+                let _ = answer.send(Done { zxid: 0, outcome: Err(Failure::new(ErrorCode::Unimplemented, path)) });
+            }
             Message::Propose { session, request, answer } => {
                 self.origin.submit(Command { session, time_ms: 0, request }, Pending { answer, looks: Vec::new() });
             }
@@ -516,6 +515,8 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     fn propose(&mut self, payload: &Payload) -> bool {
         let stamped;
         let payload = match payload {
+            // The member that it comes from does not know of the older one yet: it is in doubt soon, and knows then.
+            Payload::Command { command, .. } if !self.may_write(&command.request) => return false,
             Payload::Command { origin, registration, sequence, command } => {
                 // The leader's clock, so that times of one tree come from one clock at a time.
                 let command = Command { time_ms: self.rt.unix_ms(), ..command.clone() };
@@ -679,3 +680,6 @@ async fn write<R: Runtime>(storage: &mut Storage<R>, batch: &Batch) -> Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

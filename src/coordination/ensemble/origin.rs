@@ -165,6 +165,11 @@ impl<A> Origin<A> {
         self.take_from(|waiting| waiting.age_ticks >= GIVE_UP_TICKS)
     }
 
+    /// Gives those up, and what their sessions have proposed besides. Returns whom to tell that the outcome is unknown.
+    pub fn give_up(&mut self, is_given_up: impl Fn(&Command) -> bool) -> Vec<A> {
+        if self.waiting.iter().any(|waiting| is_given_up(&waiting.command)) { self.take_from(|waiting| is_given_up(&waiting.command)) } else { Vec::new() }
+    }
+
     /// Takes those, and what their sessions have proposed besides: a session's later proposal must not be carried out where an earlier one was not.
     fn take_from(&mut self, is_taken: impl Fn(&Waiting<A>) -> bool) -> Vec<A> {
         let sessions: BTreeSet<i64> = self.waiting.iter().filter(|waiting| is_taken(waiting)).map(|waiting| waiting.command.session).collect();

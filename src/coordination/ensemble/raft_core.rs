@@ -148,6 +148,13 @@ impl Consensus for RaftCore {
         let _ = self.node.campaign();
     }
 
+    #[cfg(feature = "plants")]
+    fn campaign_without_asking(&mut self) {
+        self.node.raft.pre_vote = false;
+        self.campaign();
+        self.node.raft.pre_vote = true;
+    }
+
     fn lose_leader(&mut self) {
         if self.node.raft.state == StateRole::Follower {
             let term = self.node.raft.term;

@@ -1,7 +1,8 @@
 //! ZooKeeper's `reconfig`: another membership, by members that join and leave, or by a list of all.
 //!
 //! ZooKeeper changes from one configuration to another at once. Here members join and leave one after the other, each by a change that a majority of
-//! the members before it has: whoever watches `/zookeeper/config` sees every step. The answer comes when the last is done. A member that joins
+//! the members before it has: whoever watches `/zookeeper/config` sees every step. The answer comes when the last is done; if that takes too long, it says
+//! whether nothing was done or a part. A member that joins
 //! is an observer until it has caught up, and a participant from then on by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,26 @@ impl Target {
         let joins = joins.map(|(id, address)| Wish::Join { server_id: *id, address: address.clone() });
         joins.or_else(|| self.leaving.iter().find(|id| servers.contains_key(id)).map(|id| Wish::Leave { server_id: *id }))
     }
+
+    /// The steps that were done, and those that were not, in words.
+    fn progress(&self, before: &BTreeMap<u32, String>, now: &BTreeMap<u32, String>) -> (Vec<String>, Vec<String>) {
+        let joins = self.joining.iter().filter(|(id, address)| before.get(id) != Some(address));
+        let joins = joins.map(|(id, address)| (now.get(id) == Some(address), format!("server.{id} joins at {address}")));
+        let leaves = self.leaving.iter().filter(|id| before.contains_key(id)).map(|id| (!now.contains_key(id), format!("server.{id} leaves")));
+        let (done, open): (Vec<_>, Vec<_>) = joins.chain(leaves).partition(|(is_done, _)| *is_done);
+        let words = |steps: Vec<(bool, String)>| steps.into_iter().map(|(_, step)| step).collect();
+        (words(done), words(open))
+    }
+}
+
+/// The time is over: what is told.
+fn told_of_the_rest(target: &Target, before: &BTreeMap<u32, String>, now: &BTreeMap<u32, String>) -> ErrorCode {
+    let (done, open) = target.progress(before, now);
+    if done.is_empty() {
+        return ErrorCode::NewConfigNoQuorum;
+    }
+    tracing::warn!("a reconfig was done in part: {}; not done: {}; ask for the rest again, or undo it by another", done.join(", "), open.join(", "));
+    ErrorCode::OperationTimeout
 }
 
 fn items(list: &str) -> impl Iterator<Item = &str> {
@@ -95,7 +116,8 @@ fn joining(list: &str) -> Result<BTreeMap<u32, String>, ErrorCode> {
 /// # Errors
 /// As ZooKeeper's: [`ErrorCode::Unimplemented`] at a member that is alone, [`ErrorCode::BadVersion`] if the configuration is another than the
 /// expected one, [`ErrorCode::BadArguments`], [`ErrorCode::NoAuth`] by the ACL of `/zookeeper/config`,
-/// [`ErrorCode::NewConfigNoQuorum`] if the members could not agree on it in time: the steps that were done stay.
+/// [`ErrorCode::NewConfigNoQuorum`] if the members could not agree on it in time and nothing was changed, [`ErrorCode::OperationTimeout`] if some steps were
+/// done and others not (ZooKeeper has no such case): they stay, and this member's log names both.
 pub(super) async fn reconfigure<R: Runtime>(
     coordination: &Coordination<R>,
     identities: &[Identity],
@@ -114,7 +136,8 @@ pub(super) async fn reconfigure<R: Runtime>(
         let status = coordination.status().await.ok_or(ErrorCode::ConnectionLoss)?;
         Ok::<_, ErrorCode>(status.members.into_values().filter(|record| record.server_id != 0).map(|record| (record.server_id, record.address)).collect())
     };
-    let target = Target::of(asked, &servers().await?)?;
+    let before = servers().await?;
+    let target = Target::of(asked, &before)?;
     // In ZooKeeper's order: what is wrong with a request is told before that it may not be made (kazoo's test_bad_input).
     if !may {
         return Err(ErrorCode::NoAuth);
@@ -126,7 +149,7 @@ pub(super) async fn reconfigure<R: Runtime>(
         let again = coordination.rt.sleep(AGAIN);
         tokio::select! {
             biased;
-            () = &mut late => return Err(ErrorCode::NewConfigNoQuorum),
+            () = &mut late => return Err(told_of_the_rest(&target, &before, &servers().await?)),
             _ = changes.next() => {}
             () = again => {}
         }
@@ -165,6 +188,16 @@ mod tests {
         assert_eq!(target.next(&there), None);
         let all = Target::of(&asked(None, None, Some("server.2=h2:2888:3888,server.4=h4:1:2")), &servers(&[1, 2, 3])).unwrap();
         assert_eq!((all.joining.len(), all.leaving), (2, BTreeSet::from([1, 3])));
+    }
+
+    #[test]
+    fn what_was_done_in_part_is_told_as_such() {
+        let before = servers(&[1, 2, 3]);
+        let target = Target::of(&asked(Some("server.4=h4:2888:3888"), Some("3"), None), &before).unwrap();
+        assert_eq!(told_of_the_rest(&target, &before, &before), ErrorCode::NewConfigNoQuorum);
+        let joined = servers(&[1, 2, 3, 4]);
+        assert_eq!(told_of_the_rest(&target, &before, &joined), ErrorCode::OperationTimeout);
+        assert_eq!(target.progress(&before, &joined), (vec!["server.4 joins at h4:2888".to_owned()], vec!["server.3 leaves".to_owned()]));
     }
 
     #[test]

@@ -94,12 +94,7 @@ pub async fn open_as<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>
     };
     let snapshot_last = snapshot.as_ref().map_or(0, |(head, ..)| head.meta.index);
     let Some(first) = logs.iter().rposition(|&first_index| first_index <= snapshot_last + 1) else {
-        let evidence = match snapshots.last() {
-            Some(&index) => format!("'{}' must be followed by a log file", snapshot_name(index)),
-            None => format!("'{}' does not begin at the first entry, and there is no snapshot before it", log_name(logs[0])),
-        };
-        let file = dir.join(if snapshots.is_empty() { snapshot_name(logs[0] - 1) } else { log_name(snapshot_last + 1) });
-        return Err(StorageError::Missing { file, evidence, remedy: RESTORE.into() });
+        return Err(first_log_missing(&rt, dir, snapshots.last().copied(), logs.first().copied()).await?);
     };
     let mut scan = Scan {
         storage_id: snapshot.as_ref().map(|(head, ..)| head.storage_id),
@@ -153,6 +148,11 @@ pub async fn open_as<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>
             }
             _ => {}
         }
+        if follows.is_none() && first_index <= snapshot_last {
+            // Whatever writes a snapshot has made the log go on in a newer file before: the old one has no say any more, however long it is.
+            let evidence = format!("'{}' was written when the log had gone on in it, and '{}' is older", snapshot_name(snapshot_last), path.display());
+            return Err(StorageError::Missing { file: dir.join(log_name(snapshot_last + 1)), evidence, remedy: RESTORE.into() });
+        }
         // What was read may be in the page cache only, of a process that was killed or that stopped because a sync had failed: nothing is served
         // before it is durable.
         if may_be_torn {
@@ -165,11 +165,6 @@ pub async fn open_as<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>
     disk.sync_dir(dir).await.map_err(StorageError::io("sync the directory", dir))?;
     let (file, file_first_index, position) = tail.expect("at least one log file was read");
     let storage_id = scan.storage_id.expect("every log file has one");
-    if scan.last_index < snapshot_last {
-        let (path, _) = before.expect("at least one log file was read");
-        let reason = format!("it ends with entry {}, before the snapshot's last, {snapshot_last}", scan.last_index);
-        return Err(StorageError::Damaged { file: path, position, reason, remedy: RESTORE.into() });
-    }
     let (last_index, last_term) = (scan.last_index, scan.last_term);
     let storage = Storage {
         rt: rt.clone(),
@@ -187,6 +182,34 @@ pub async fn open_as<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>
     };
     let snapshot = snapshot.map(|(head, tree, state)| (head.meta, tree, state));
     Ok((storage, Loaded { snapshot, entries: scan.entries, hard_state: scan.hard_state, identity: scan.identity, dropped_bytes }))
+}
+
+/// There is no log file that could hold what follows the snapshot, or the first entry: which one is missing, and how that is known.
+async fn first_log_missing<R: Runtime>(rt: &R, dir: &Path, snapshot: Option<u64>, newer: Option<u64>) -> Result<StorageError, StorageError> {
+    // A file that is newer names the one before it, unless a snapshot of another member came before it.
+    let named = match newer {
+        Some(first_index) => previous_file(rt, &dir.join(log_name(first_index))).await?,
+        None => None,
+    };
+    let (file, evidence) = match (snapshot, newer, named) {
+        (_, Some(newer), Some(named)) => (log_name(named), format!("'{}' names it as the file before", log_name(newer))),
+        (Some(index), ..) => (log_name(index + 1), format!("'{}' must be followed by a log file", snapshot_name(index))),
+        (None, newer, _) => {
+            let newer = newer.unwrap_or(1);
+            (snapshot_name(newer - 1), format!("'{}' does not begin at the first entry, and there is no snapshot before it", log_name(newer)))
+        }
+    };
+    Ok(StorageError::Missing { file: dir.join(file), evidence, remedy: RESTORE.into() })
+}
+
+/// What a log file's head names as the file before it; none if its head says nothing.
+async fn previous_file<R: Runtime>(rt: &R, path: &Path) -> Result<Option<u64>, StorageError> {
+    let file = rt.disk().open(path, Open::Read).await.map_err(StorageError::io("open", path))?;
+    let mut reader = FrameReader::open(file).await.map_err(StorageError::io("read", path))?;
+    Ok(match reader.next().await.map_err(StorageError::io("read", path))? {
+        Next::Frame { frame, .. } if frame.kind == kind::LOG_HEAD => frame.decode::<LogHead>().ok().and_then(|head| head.previous_file),
+        Next::Frame { .. } | Next::End | Next::Damaged { .. } => None,
+    })
 }
 
 /// Decides about a snapshot whose installation was broken off: if the log that follows it is there, that one stands; else the old one does.

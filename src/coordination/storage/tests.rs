@@ -218,8 +218,7 @@ fn missing_files_are_refused_by_name() {
             rt.disk().rename(&dir.join(log_name(missing)), &aside).await.unwrap();
             let error = refused(&rt, &dir).await;
             let StorageError::Missing { file, .. } = &error else { panic!("{error}") };
-            let expected = if missing == 1 { snapshot_name(10) } else { log_name(missing) };
-            assert_eq!(file, &dir.join(expected), "{error}");
+            assert_eq!(file, &dir.join(log_name(missing)), "{error}");
             rt.disk().rename(&aside, &dir.join(log_name(missing))).await.unwrap();
             if hide_snapshot {
                 rt.disk().rename(&dir.join("hidden"), &snapshot).await.unwrap();
@@ -374,7 +373,38 @@ fn a_received_snapshot_takes_the_place_of_the_log_and_must_be_followed_by_one() 
         drop(storage);
         rt.disk().remove_file(&dir.join(log_name(41))).await.unwrap();
         let error = refused(&rt, &dir).await;
-        assert!(matches!(&error, StorageError::Missing { .. } | StorageError::Damaged { .. }), "{error}");
+        assert!(matches!(&error, StorageError::Missing { file, .. } if *file == dir.join(log_name(41))), "{error}");
+    });
+}
+
+#[test]
+fn a_log_that_a_received_snapshot_replaced_does_not_come_back_for_the_one_that_is_missing() {
+    with_dir(|rt, dir| async move {
+        let (mut storage, _) = open_as(rt.clone(), &dir, Some((99, identity()))).await.unwrap();
+        // What a deposed leader had beyond the snapshot, and it was never committed.
+        storage.append(&entries(1..=60), Some(HardState { term: 1, vote: 3, commit: 2 })).await.unwrap();
+        install(&mut storage, 40, &tree(12)).await;
+        storage.append(&[entry(41, 9)], None).await.unwrap();
+        drop(storage);
+        rt.disk().remove_file(&dir.join(log_name(41))).await.unwrap();
+        let error = refused(&rt, &dir).await;
+        assert!(matches!(&error, StorageError::Missing { file, .. } if *file == dir.join(log_name(41))), "{error}");
+    });
+}
+
+#[test]
+fn the_log_before_a_snapshot_is_named_by_the_one_after_it() {
+    with_dir(|rt, dir| async move {
+        let (mut storage, _) = open(rt.clone(), &dir).await.unwrap();
+        storage.append(&entries(1..=10), None).await.unwrap();
+        let tree = tree(5);
+        let meta = SnapshotMeta { index: 5, term: 1, conf_state: ConfState { voters: vec![1], learners: vec![] }, last_zxid: tree.last_zxid() };
+        storage.roll().await.unwrap();
+        write_snapshot(&rt, &dir, storage.storage_id(), meta, &SnapshotState::default(), tree.items()).await.unwrap();
+        drop(storage);
+        rt.disk().remove_file(&dir.join(log_name(1))).await.unwrap();
+        let error = refused(&rt, &dir).await;
+        assert!(matches!(&error, StorageError::Missing { file, .. } if *file == dir.join(log_name(1))), "{error}");
     });
 }
 

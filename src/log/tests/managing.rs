@@ -1,5 +1,8 @@
 //! The manager: directories, locks, clean and unclean stops, deletion.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use uuid::Uuid;
 
 use super::*;
@@ -230,5 +233,21 @@ fn kafkas_directories_wait_for_their_adoption_and_for_its_end() {
         let log = manager.get(&partition).unwrap();
         fill(&log, 1, 10).await;
         assert_eq!(log.log_end_offset(), 5);
+    });
+}
+
+#[test]
+fn who_observes_the_acknowledged_end_last_is_told() {
+    world::run(|world| async move {
+        let manager = start(&world).await;
+        let log = manager.get_or_create(&TopicPartition::new("t", 0), Uuid::from_u128(5), small()).await.unwrap();
+        let told: [Arc<AtomicI64>; 2] = Default::default();
+        for told in &told {
+            let told = told.clone();
+            log.observe_acknowledged_end(Arc::new(move |end| told.store(end, Ordering::SeqCst)));
+        }
+        fill(&log, 3, 100).await;
+        log.flush().await.unwrap();
+        assert_eq!(told.map(|told| told.load(Ordering::SeqCst)), [0, 3], "a role that was given up hears no more");
     });
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::oracle::{Connection, Oracle};
 use super::request::{Asked, Kind};
 use super::watches::Watches;
-use crate::broker::link::Phase;
+use crate::clients::link::Phase;
 use crate::rng::Stream;
 use crate::runtime::SimRuntime;
 use crate::world::World;
@@ -62,6 +62,8 @@ struct Link {
 pub struct Answer {
     /// What was asked.
     pub kind: Kind,
+    /// The transaction up to which it shows the tree.
+    pub zxid: i64,
     /// The error code; 0 for none.
     pub code: i32,
     /// The body.
@@ -152,6 +154,16 @@ impl Client {
     /// The next connection goes to another member.
     pub fn hop(&mut self) {
         self.member = self.stream.index(self.common.member_count);
+    }
+
+    /// It holds the lock whose znode that is, as an answer showed at `zxid`.
+    pub fn holds(&self, path: &str, zxid: i64) {
+        self.common.oracle.holds(self.connection.session, path, zxid);
+    }
+
+    /// It holds no lock.
+    pub fn lets_go(&self) {
+        self.common.oracle.lets_go(self.connection.session);
     }
 
     /// Forgets the session without ending it.
@@ -407,9 +419,15 @@ impl Client {
                     oracle.broken("watch-lost", format!("session {session:#x}: {why}"));
                 }
             }
-            _ => {
+            kind => {
                 if let Err(why) = self.watches.answer(&oracle, &identities, zxid) {
                     oracle.broken("watch-lost", format!("session {session:#x}: {why}"));
+                }
+                if let Kind::RemoveWatches { path, which, only_asks } = kind {
+                    let expected = if self.watches.remove(path, *which, *only_asks) { 0 } else { ErrorCode::NoWatcher.code() };
+                    if code != expected {
+                        oracle.broken("watch-removed", format!("session {session:#x} was answered {code} to {kind:?} at {zxid}, not {expected}"));
+                    }
                 }
                 oracle.answered(&mut self.connection, &asked, zxid, code, &body);
             }
@@ -423,6 +441,6 @@ impl Client {
             _ => {}
         }
         self.common.world.count_operation();
-        Ok(Some(Answer { kind: asked.kind, code, body }))
+        Ok(Some(Answer { kind: asked.kind, zxid, code, body }))
     }
 }

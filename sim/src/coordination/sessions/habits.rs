@@ -6,11 +6,12 @@ use ottla::coordination::acl::{self, Acl};
 use ottla::coordination::jute::Reader;
 use ottla::coordination::op::{CreateMode, ErrorCode, Operation};
 use ottla::coordination::protocol::opcode;
+use ottla::coordination::watch::WatchType;
 use ottla::runtime::Runtime;
 
 use super::client::{Answer, CREDENTIALS, Client, Lost};
 use super::request::{Kind, create, multi, one};
-use crate::broker::link::Phase;
+use crate::clients::link::Phase;
 use crate::rng::Stream;
 
 /// A habit.
@@ -24,6 +25,8 @@ pub enum Habit {
     Queues,
     /// Watches everything and reads.
     Watches,
+    /// Reads, and never asks for what a member without a leader could not do: it stays with its member for as long as that answers.
+    Reads,
     /// As the first, and is silent past its time-out now and then.
     Sleeps,
     /// As the first, and drops its connection with requests under way.
@@ -40,9 +43,14 @@ const PLACES: [&str; 3] = ["/w", "/lock", "/queue"];
 const WORK_COUNT: u64 = 4;
 
 impl Habit {
-    /// One of them.
-    pub fn draw(stream: &mut Stream) -> Self {
-        *stream.pick(&HABITS)
+    /// That of a client: the first two only look on, so that there is always somebody who must be told and somebody who must not be answered.
+    pub fn of(index: usize, stream: &mut Stream) -> Self {
+        let drawn = *stream.pick(&HABITS);
+        match index {
+            0 => Self::Reads,
+            1 => Self::Watches,
+            _ => drawn,
+        }
     }
 }
 
@@ -117,7 +125,7 @@ async fn serve(client: &mut Client) -> Result<(), Lost> {
 }
 
 async fn step(client: &mut Client, habit: Habit, ticket: &mut Option<String>) -> Result<(), Lost> {
-    if client.stream.chance(15_000) {
+    if habit != Habit::Reads && client.stream.chance(15_000) {
         client.call(Kind::Close).await?;
         client.forget();
         return Err(Lost);
@@ -162,14 +170,27 @@ fn draw(client: &mut Client, habit: Habit) -> Kind {
     let above = format!("/w/{parent}");
     let path = if client.stream.chance(400_000) { format!("{above}/{child}") } else { above.clone() };
     let watch = client.stream.chance(400_000);
-    let chosen = client.stream.below(if habit == Habit::Watches { 9 } else { 24 });
+    let chosen = client.stream.below(match habit {
+        Habit::Reads => 10,
+        Habit::Watches => 13,
+        _ => 29,
+    });
     let version = if client.stream.chance(700_000) { -1 } else { client.stream.below(3) as i32 };
     match chosen {
         0..=2 => Kind::Data { path, watch },
         3..=4 => Kind::Exists { path, watch },
         5..=6 => Kind::Children { path: if watch { "/w".into() } else { above }, watch },
-        7..=8 => Kind::Sync,
-        9..=12 => {
+        7 => Kind::Several(vec![(path, false), (above, true), ("/w/none".into(), false), ("/w".into(), true)]),
+        8 => Kind::Ephemerals { prefix: if watch { "/".into() } else { above } },
+        9 => Kind::Count { path: if watch { "/".into() } else { above } },
+        10 => {
+            let which = [WatchType::Any, WatchType::Any, WatchType::Data, WatchType::Children, WatchType::Persistent, WatchType::PersistentRecursive];
+            let which = *client.stream.pick(&which);
+            let path = if matches!(which, WatchType::Children | WatchType::Persistent) { "/w".into() } else { path };
+            Kind::RemoveWatches { path, which, only_asks: version == -1 && watch }
+        }
+        11..=12 => Kind::Sync,
+        13..=16 => {
             let mode = *client.stream.pick(&[
                 CreateMode::Persistent,
                 CreateMode::Persistent,
@@ -183,8 +204,8 @@ fn draw(client: &mut Client, habit: Habit) -> Kind {
             let acl = if hides { vec![Acl::new(acl::perms::ALL, acl::DIGEST, &acl::digest(CREDENTIALS))] } else { open() };
             one(create(&path, client.value(), mode, acl))
         }
-        13..=18 => one((Operation::Set { path, data: Some(client.value()), version }, opcode::SET_DATA)),
-        19..=21 => one((Operation::Delete { path, version }, opcode::DELETE)),
+        17..=22 => one((Operation::Set { path, data: Some(client.value()), version }, opcode::SET_DATA)),
+        23..=25 => one((Operation::Delete { path, version }, opcode::DELETE)),
         _ => {
             let mut changes = vec![(Operation::Set { path: above.clone(), data: Some(client.value()), version: -1 }, opcode::SET_DATA)];
             if client.stream.chance(500_000) {
@@ -223,13 +244,17 @@ async fn lock(client: &mut Client, ticket: &mut Option<String>) -> Result<(), Lo
         return Ok(());
     };
     client.ask(Kind::Sync).await?;
-    let all = names(&client.call(Kind::Children { path: "/lock".into(), watch: false }).await?);
+    let answer = client.call(Kind::Children { path: "/lock".into(), watch: false }).await?;
+    let all = names(&answer);
     let name = mine.rsplit('/').next().unwrap_or_default();
     match all.iter().position(|other| other == name) {
         None => *ticket = None,
         Some(0) => {
             let held = Duration::from_millis(client.stream.exponential(150));
-            client.idle(held, false).await?;
+            client.holds(&mine, answer.zxid);
+            let held = client.idle(held, false).await;
+            client.lets_go();
+            held?;
             client.call(one((Operation::Delete { path: mine, version: -1 }, opcode::DELETE))).await?;
             *ticket = None;
         }

@@ -8,6 +8,8 @@
 //! - *`sync`* (Z3): a read behind it shows at least every zxid that anybody had been shown before it began.
 //! - *Sessions* (Z5): none ends for its silence before its time-out is over since it began, since the leader that ends it was elected, or since that leader
 //!   had a request of it itself; none that has ended is taken up again, none that lives is told to have ended; what a connection asked for is not carried out once its session has moved on.
+//! - *Ephemeral znodes, and the lock that is made of them* (Z5): [`super::lifetimes`].
+//! - *Timeliness* (Z7): a member that the others do not reach answers nobody any more after a while: what it shows is from long ago.
 //! - *Watches* (Z6): [`super::watches`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,16 +17,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ottla::coordination::acl::{self, Identity, perms};
+use ottla::coordination::acl::Identity;
 use ottla::coordination::ensemble::Executed;
 use ottla::coordination::jute::{JuteError, Reader};
 use ottla::coordination::op::{Command, ErrorCode, Event, Operation, OperationResult, Request};
 use ottla::coordination::protocol::{ConnectResponse, opcode};
 use ottla::coordination::tree::{Applied, Tree};
 
+use super::lifetimes::{Holders, check_ephemerals};
+use super::reads;
 use super::request::{Asked, Kind};
 use crate::verdict::Verdict;
-use crate::world::World;
+use crate::world::{Host, World};
 
 /// Clocks run at most this much too fast, in percent, with every drift that is injected; and what rounding adds.
 const FAST_PERCENT: u64 = 145;
@@ -32,6 +36,10 @@ const ROUNDING: Duration = Duration::from_millis(20);
 
 /// How long a member that is cut off may go on to answer for a session that ended meanwhile: it learns of that by its own clock alone.
 const CUT_OFF: Duration = Duration::from_secs(5);
+
+/// For how long a member that no other member reaches may answer, by the slowest clock: until it knows that it has no leader, and until that has lasted for too
+/// long.
+const ALONE: Duration = Duration::from_secs(6);
 
 /// How many trees are kept. A member that is further behind serves no clients.
 const TREES_KEPT_COUNT: usize = 20_000;
@@ -79,6 +87,8 @@ struct Facts {
     /// Sessions whose clients show signs of life in a healed world.
     kept: BTreeSet<i64>,
     last_value: u64,
+    holders: Holders,
+    was_whole: bool,
 }
 
 /// A request that has begun: what was known before.
@@ -110,6 +120,8 @@ pub struct Connection {
 /// See the file's head.
 pub struct Oracle {
     world: World,
+    /// The members' hosts.
+    members: Vec<Host>,
     facts: Mutex<Facts>,
 }
 
@@ -125,10 +137,10 @@ fn connection_of(tag: &Bytes) -> u64 {
 }
 
 impl Oracle {
-    /// One that has seen nothing.
-    pub fn new(world: &World) -> Self {
+    /// One that has seen nothing of the members on these hosts.
+    pub fn new(world: &World, members: &[Host]) -> Self {
         let facts = Facts { tree: Tree::new(), trees: BTreeMap::from([(0, Tree::new())]), ..Facts::default() };
-        Self { world: world.clone(), facts: Mutex::new(facts) }
+        Self { world: world.clone(), members: members.to_vec(), facts: Mutex::new(facts) }
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -176,7 +188,15 @@ impl Oracle {
                     facts.tree.skip(zxid);
                     None
                 }
-                Executed::Command(command, _) => Some(facts.tree.apply(command, zxid)),
+                Executed::Command(command, _) => {
+                    let expected = facts.tree.apply(command, zxid);
+                    if let Some(before) = facts.trees.get(&last)
+                        && let Err(detail) = check_ephemerals(before, command, &expected, &facts.tree)
+                    {
+                        wrong.push(("ephemeral", format!("transaction {zxid}, {command:?}: {detail}")));
+                    }
+                    Some(expected)
+                }
             };
             if expected.as_ref() != applied {
                 wrong.push(("replay", format!("member {raft_id} made of entry {index}: {executed:?}, where {expected:?} comes of it")));
@@ -232,6 +252,23 @@ impl Oracle {
         }
     }
 
+    /// The session was shown, at `zxid`, that its znode is the first of the lock.
+    pub fn holds(&self, session: i64, path: &str, zxid: i64) {
+        let mut facts = self.facts();
+        let mut holders = std::mem::take(&mut facts.holders);
+        let found = holders.holds(session, path, zxid, |at| facts.tree_at(at));
+        facts.holders = holders;
+        drop(facts);
+        if let Err(detail) = found {
+            self.broken("mutual-exclusion", detail);
+        }
+    }
+
+    /// The session holds no lock, or is in doubt.
+    pub fn lets_go(&self, session: i64) {
+        self.facts().holders.lets_go(session);
+    }
+
     /// The client of that session shows signs of life, and nothing is in its way: the session must not expire until [`Oracle::release`].
     pub fn keep(&self, session: i64) {
         self.facts().kept.insert(session);
@@ -242,9 +279,26 @@ impl Oracle {
         self.facts().kept.clear();
     }
 
-    /// The connection was answered at all: not long after its session has ended.
+    /// The ensemble has all its members: from now on none of them is a majority by itself.
+    pub fn is_whole(&self) {
+        self.facts().was_whole = true;
+    }
+
+    /// The connection was answered at all: not long after its session has ended, nor by a member that has heard of no other for long.
     pub fn heard(&self, connection: &Connection, asked: &Asked) {
         let session = connection.session;
+        let was_whole = self.facts().was_whole;
+        if let Some(alone_since) = self.members.get(connection.member).and_then(|host| self.world.unheard_since(host, &self.members)).filter(|_| was_whole)
+            && asked.begun.at >= alone_since + ALONE
+        {
+            let detail = format!(
+                "session {session:#x}, connection {}, {asked:?}: member-{} answered, which has heard of no other member for {:?}",
+                connection.number,
+                connection.member + 1,
+                self.world.now() - alone_since
+            );
+            self.broken("served-without-leader", detail);
+        }
         let ended_at = self.facts().sessions.get(&session).and_then(|record| record.ended_at);
         if let Some(ended_at) = ended_at.filter(|ended_at| *ended_at + CUT_OFF < asked.begun.at) {
             let detail = format!("session {session:#x} was answered over connection {}, {:?} after it had ended", connection.number, asked.begun.at - ended_at);
@@ -371,6 +425,10 @@ impl Facts {
         }
     }
 
+    fn tree_at(&self, zxid: i64) -> Option<&Tree> {
+        self.trees.get(&zxid)
+    }
+
     fn check(&mut self, connection: &mut Connection, asked: &Asked, zxid: i64, error: i32, body: &[u8]) -> Result<(), Wrong> {
         if zxid < connection.last_zxid {
             return Err(("session-order", format!("the session had been shown {}", connection.last_zxid)));
@@ -380,7 +438,7 @@ impl Facts {
         }
         let mut body = Reader::new(body);
         match &asked.kind {
-            Kind::Ping | Kind::SetWatches | Kind::AddWatch { .. } => Ok(()),
+            Kind::Ping | Kind::SetWatches | Kind::AddWatch { .. } | Kind::RemoveWatches { .. } => Ok(()),
             Kind::Sync => {
                 connection.sync_floor = connection.sync_floor.max(asked.begun.floor);
                 Ok(())
@@ -395,14 +453,14 @@ impl Facts {
                     Ok(())
                 }
             }
-            Kind::Data { .. } | Kind::Exists { .. } | Kind::Children { .. } => {
+            Kind::Data { .. } | Kind::Exists { .. } | Kind::Children { .. } | Kind::Several(_) | Kind::Ephemerals { .. } | Kind::Count { .. } => {
                 if zxid < connection.sync_floor {
                     return Err(("stale-read-after-sync", format!("{} had been shown before the sync began", connection.sync_floor)));
                 }
                 let Some(tree) = self.trees.get(&zxid) else { return Err(("phantom", "that is too long ago for a member that serves".to_owned())) };
-                let expected = expected_read(tree, &asked.kind, &connection.identities);
-                let shown = decode_read(&asked.kind, error, &mut body).map_err(|error| ("protocol", error.to_string()))?;
-                if shown == expected { Ok(()) } else { Err(("read-answer", format!("it shows {shown:?}, and the tree held {expected:?}"))) }
+                let expected = reads::expected(tree, &asked.kind, connection.session, &connection.identities);
+                let shown = reads::decode(&asked.kind, error, &mut body).map_err(|error| ("protocol", error.to_string()))?;
+                if Some(&shown) == expected.as_ref() { Ok(()) } else { Err(("read-answer", format!("it shows {shown:?}, and the tree held {expected:?}"))) }
             }
         }
     }
@@ -482,45 +540,9 @@ fn decode_write(opcodes: &[i32], is_multi: bool, error: i32, body: &mut Reader<'
     }
 }
 
-/// What a read shows: an error, or a stat, a content, and names as far as it has them.
-type ShownRead = Result<(Option<ottla::coordination::op::Stat>, Option<Bytes>, Vec<String>), i32>;
-
-fn expected_read(tree: &Tree, kind: &Kind, identities: &[Identity]) -> ShownRead {
-    let (Kind::Data { path, .. } | Kind::Exists { path, .. } | Kind::Children { path, .. }) = kind else { return Err(0) };
-    let Some(stat) = tree.stat(path) else { return Err(ErrorCode::NoNode.code()) };
-    if !acl::allows(&tree.acl_list(path).unwrap_or_default(), perms::READ, identities) {
-        return Err(ErrorCode::NoAuth.code());
-    }
-    Ok(match kind {
-        Kind::Data { .. } => (Some(stat), tree.content(path).and_then(|(data, _)| data), Vec::new()),
-        Kind::Children { .. } => {
-            let names = tree.children(path).map(|(names, _)| names.iter().map(ToString::to_string).collect());
-            (Some(stat), None, names.unwrap_or_default())
-        }
-        _ => (Some(stat), None, Vec::new()),
-    })
-}
-
-fn decode_read(kind: &Kind, error: i32, body: &mut Reader<'_>) -> Result<ShownRead, JuteError> {
-    if error != 0 {
-        return Ok(Err(error));
-    }
-    Ok(Ok(match kind {
-        Kind::Data { .. } => {
-            let data = body.buffer()?.map(Bytes::copy_from_slice);
-            (Some(body.stat()?), data, Vec::new())
-        }
-        Kind::Children { .. } => {
-            let mut names = body.strings()?;
-            names.sort();
-            (Some(body.stat()?), None, names)
-        }
-        _ => (Some(body.stat()?), None, Vec::new()),
-    }))
-}
-
 #[cfg(test)]
 mod tests {
+    use ottla::coordination::acl;
     use ottla::coordination::jute::Writer;
     use ottla::coordination::op::CreateMode;
 
@@ -572,7 +594,7 @@ mod tests {
     /// A run in which the session has begun (transaction 1) and `/a` exists (transaction 2).
     fn verdict(body: impl AsyncFnOnce(&mut Stage) + Send + 'static) -> Verdict {
         let report = run(WorldOptions::calm(1), move |world| async move {
-            let mut stage = Stage { oracle: Oracle::new(&world), world, member: Tree::new(), index: 0 };
+            let mut stage = Stage { oracle: Oracle::new(&world, &[]), world, member: Tree::new(), index: 0 };
             stage.oracle.elected(1, 1);
             stage.oracle.member(1, 0);
             stage.apply(0, Request::OpenSession { session: SESSION, timeout_ms: 3_000, password: [1; 16] });

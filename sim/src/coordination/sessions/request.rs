@@ -5,6 +5,7 @@ use ottla::coordination::acl::Acl;
 use ottla::coordination::jute::Writer;
 use ottla::coordination::op::{CreateMode, Operation};
 use ottla::coordination::protocol::opcode;
+use ottla::coordination::watch::WatchType;
 
 use super::oracle::Begun;
 
@@ -40,6 +41,27 @@ pub enum Kind {
         path: String,
         /// Whether they are watched.
         watch: bool,
+    },
+    /// Several contents and lists of names at one moment: of each znode, and whether its children are asked for.
+    Several(Vec<(String, bool)>),
+    /// The session's ephemeral znodes whose paths begin so.
+    Ephemerals {
+        /// How they begin.
+        prefix: String,
+    },
+    /// How many znodes there are below.
+    Count {
+        /// Below which.
+        path: String,
+    },
+    /// That a watch is no more.
+    RemoveWatches {
+        /// Where it is.
+        path: String,
+        /// Of what kind.
+        which: WatchType,
+        /// Only asks whether there is one.
+        only_asks: bool,
     },
     /// To have caught up.
     Sync,
@@ -153,6 +175,38 @@ impl Kind {
                     });
                     to.string(path);
                     to.bool(*watch);
+                }
+                Self::Several(reads) => {
+                    to.int(opcode::MULTI_READ);
+                    for (path, of_children) in reads {
+                        to.int(if *of_children { opcode::GET_CHILDREN } else { opcode::GET_DATA });
+                        to.bool(false);
+                        to.int(-1);
+                        to.string(path);
+                        to.bool(false);
+                    }
+                    to.int(-1);
+                    to.bool(true);
+                    to.int(-1);
+                }
+                Self::Ephemerals { prefix } => {
+                    to.int(opcode::GET_EPHEMERALS);
+                    to.string(prefix);
+                }
+                Self::Count { path } => {
+                    to.int(opcode::GET_ALL_CHILDREN_NUMBER);
+                    to.string(path);
+                }
+                Self::RemoveWatches { path, which, only_asks } => {
+                    to.int(if *only_asks { opcode::CHECK_WATCHES } else { opcode::REMOVE_WATCHES });
+                    to.string(path);
+                    to.int(match which {
+                        WatchType::Children => 1,
+                        WatchType::Data => 2,
+                        WatchType::Any => 3,
+                        WatchType::Persistent => 4,
+                        WatchType::PersistentRecursive => 5,
+                    });
                 }
                 Self::Sync => {
                     to.int(opcode::SYNC);

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ottla::coordination::acl::{self, Identity, perms};
 use ottla::coordination::op::{Event, EventKind};
 use ottla::coordination::tree::Tree;
+use ottla::coordination::watch::WatchType;
 
 use super::oracle::Oracle;
 
@@ -56,6 +57,34 @@ impl Watches {
         } else {
             self.persistent.insert(path.to_owned())
         };
+    }
+
+    /// A request for the removal of watches was answered, or one that only asked for them: whether there are such.
+    pub fn remove(&mut self, path: &str, which: WatchType, only_asks: bool) -> bool {
+        let any = which == WatchType::Any;
+        let (of_data, of_child) = (any || which == WatchType::Data, any || which == WatchType::Children);
+        let (lasting, recursive) = (any || which == WatchType::Persistent, any || which == WatchType::PersistentRecursive);
+        let known = (of_data && self.data.contains_key(path))
+            || (of_child && self.child.contains(path))
+            || (lasting && self.persistent.contains(path))
+            || (recursive && self.recursive.contains(path));
+        if known && !only_asks {
+            if of_data {
+                self.data.remove(path);
+                self.held.0.remove(path);
+            }
+            if of_child {
+                self.child.remove(path);
+                self.held.1.remove(path);
+            }
+            if lasting {
+                self.persistent.remove(path);
+            }
+            if recursive {
+                self.recursive.remove(path);
+            }
+        }
+        known
     }
 
     fn is_told(&mut self, event: &Event) -> bool {
@@ -191,7 +220,7 @@ mod tests {
     /// Transaction 1 makes `/a`, 2 changes it, 3 makes `/a/b`, 4 deletes that.
     fn with_history(body: impl FnOnce(&Oracle) + Send + 'static) {
         let report = run(WorldOptions::calm(1), move |world| async move {
-            let oracle = Oracle::new(&world);
+            let oracle = Oracle::new(&world, &[]);
             let mut tree = Tree::new();
             let create = |path: &str| Operation::Create { path: path.into(), data: None, mode: CreateMode::Persistent };
             let all = [create("/a"), Operation::set("/a", &b""[..], -1), create("/a/b"), Operation::delete("/a/b", -1)];
@@ -227,6 +256,20 @@ mod tests {
             let mut skips = Watches::begin(0);
             skips.add_lasting("/", true);
             assert!(skips.event(oracle, &[], &told(2, EventKind::DataChanged, "/a")).is_err());
+        });
+    }
+
+    #[test]
+    fn what_was_removed_is_told_no_more() {
+        with_history(|oracle| {
+            let mut watches = Watches::begin(1);
+            watches.add_data("/a", true);
+            watches.add_lasting("/a", false);
+            assert!(watches.remove("/a", WatchType::Data, true) && watches.remove("/a", WatchType::Data, false));
+            assert!(!watches.remove("/a", WatchType::Data, false) && !watches.remove("/a", WatchType::Children, true));
+            assert!(watches.event(oracle, &[], &told(2, EventKind::DataChanged, "/a")).is_ok(), "the other one is there still");
+            assert!(watches.remove("/a", WatchType::Any, false) && watches.is_empty());
+            assert!(watches.answer(oracle, &[], 4).is_ok());
         });
     }
 

@@ -6,6 +6,7 @@ use super::super::consensus::{Change, Consensus};
 use super::super::peer::{Answer as PeerAnswer, MembersView, Order, Wish};
 use super::super::{ChangeRefused, Status};
 use super::{CAUGHT_UP_COUNT, Met, Node};
+use crate::coordination::op::Request;
 use crate::coordination::storage::format::{FORMAT, MemberRecord};
 use crate::plant;
 use crate::runtime::Runtime;
@@ -35,18 +36,6 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     pub(super) fn is_alone(&self) -> bool {
         let conf_state = self.core.conf_state();
         conf_state.voters == [self.raft_id] && conf_state.learners.is_empty()
-    }
-
-    /// A leader that is to end asks the most advanced voter to lead, and asks again with each tick.
-    pub(super) fn hand_over(&mut self) {
-        if !self.leadership.is_leader {
-            return;
-        }
-        let others = self.core.conf_state().voters.iter().filter(|id| **id != self.raft_id);
-        let best = others.filter_map(|id| Some((self.core.progress(*id).filter(|progress| progress.is_active)?.matched, *id))).max();
-        if let Some((_, to)) = best {
-            self.core.transfer_leadership(to);
-        }
     }
 
     pub(super) fn status(&self) -> Status {
@@ -129,6 +118,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             return;
         }
         self.log_formats.insert(member, log_format);
+        self.is_held_back = false;
         if self.met.insert(member, address.clone()) != Some(address) {
             self.tell_network();
         }
@@ -146,6 +136,21 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     /// The version of log entries that every member reads, as far as they have said. What is written is never newer.
     fn log_format(&self) -> u16 {
         self.replicated.members.keys().filter_map(|id| self.log_formats.get(id)).copied().fold(FORMAT, u16::min)
+    }
+
+    /// Whether every member can carry the request out, as far as they have said: what one of them does not know must not come into the log, or that member
+    /// would stop at it.
+    pub(super) fn may_write(&mut self, request: &Request) -> bool {
+        let (needed, log_format) = (request.log_format(), self.log_format());
+        if needed > log_format && !std::mem::replace(&mut self.is_held_back, true) {
+            let older = self.replicated.members.iter().filter(|(id, _)| self.log_formats.get(id).is_some_and(|reads| *reads < needed));
+            let older: Vec<String> = older.map(|(id, record)| format!("server.{} (member {id}, {})", record.server_id, record.address)).collect();
+            tracing::warn!(
+                "a request is refused: it needs version {needed} of log entries, and {} reads up to {log_format}; run the same release on all members",
+                older.join(", ")
+            );
+        }
+        needed <= log_format
     }
 
     fn view(&self) -> MembersView {

@@ -34,6 +34,8 @@ const LATE_MS: u64 = 1_000;
 pub(super) struct Standing {
     /// When a message of the leader came last.
     leader_heard: Instant,
+    /// Whether one came since the last tick.
+    pub(super) has_heard: bool,
     /// Since when there is no leader.
     out_of_touch: Option<Instant>,
     is_serving: bool,
@@ -43,7 +45,7 @@ pub(super) struct Standing {
 
 impl Standing {
     pub(super) fn new(now: Instant) -> Self {
-        Self { leader_heard: now, out_of_touch: None, is_serving: false, proof: None }
+        Self { leader_heard: now, has_heard: false, out_of_touch: None, is_serving: false, proof: None }
     }
 }
 
@@ -191,6 +193,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     pub(super) fn heard_of(&mut self, member: u64) {
         if member == self.leadership.leader {
             self.standing.leader_heard = self.rt.now();
+            self.standing.has_heard = true;
         }
     }
 

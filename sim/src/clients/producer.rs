@@ -14,7 +14,7 @@ use ottla::record::{BatchBuilder, Codec};
 use ottla::runtime::Runtime;
 
 use super::history::{Outcome, Place, SendTicket};
-use super::link::Link;
+use super::link::{Goal, Link};
 use super::value::ValueId;
 
 /// How a producer behaves.
@@ -44,6 +44,9 @@ pub struct Habit {
     pub codec: Codec,
 }
 
+/// In a cluster: goes to another partition, in parts per million of answers.
+const MOVE_ON_PPM: u32 = 200_000;
+
 struct Batch {
     ticket: SendTicket,
     place: Place,
@@ -65,6 +68,8 @@ struct Producer<R: Runtime> {
     session: u32,
     /// Its sequences are of no use any more: it needs another producer id.
     begins_anew: bool,
+    /// In a cluster: the partition that it writes to for now, since others may be led elsewhere.
+    focus: Option<Place>,
 }
 
 /// Produces until the run's safety phase ends, and then until every batch has an outcome.
@@ -80,6 +85,7 @@ pub async fn run<R: Runtime>(link: Link<R>, id: u32, habit: Habit) {
         known_at: BTreeSet::new(),
         session: 0,
         begins_anew: false,
+        focus: None,
     };
     if producer.habit.idempotent && !producer.init().await {
         return;
@@ -106,6 +112,7 @@ pub async fn send_one<R: Runtime>(link: &mut Link<R>, value: ValueId, place: &Pl
     builder.push(link.runtime.unix_ms(), None, Some(&value.encode(100)), &[]);
     let request = produce_request(place, builder.build(), -1);
     let ticket = link.shared.history().send(place.clone(), vec![value], false, 0);
+    link.go_for(Goal::Leader(place.clone()));
     let mut last = String::from("no answer");
     while link.runtime.now() < deadline {
         if let Ok(response) = link.call(9, &request, Duration::from_secs(10)).await
@@ -116,6 +123,7 @@ pub async fn send_one<R: Runtime>(link: &mut Link<R>, value: ValueId, place: &Pl
                 return Ok(());
             }
             last = format!("{:?}", Error::try_from_code(appended.error_code));
+            link.forget_goal();
         }
         link.pause(20, 200).await;
         link.shared.history().resend(ticket);
@@ -132,6 +140,7 @@ fn produce_request(place: &Place, records: Bytes, acks: i16) -> ProduceRequest {
 
 impl<R: Runtime> Producer<R> {
     async fn init(&mut self) -> bool {
+        self.link.go_for(Goal::Anyone);
         loop {
             let request = InitProducerIdRequest::default()
                 .with_transactional_id(None)
@@ -145,7 +154,10 @@ impl<R: Runtime> Producer<R> {
                     return true;
                 }
                 Err(None) => return false,
-                _ => self.link.pause(10, 300).await,
+                _ => {
+                    self.link.forget_goal();
+                    self.link.pause(10, 300).await;
+                }
             }
         }
     }
@@ -155,7 +167,10 @@ impl<R: Runtime> Producer<R> {
     /// A partition takes any sequence from a producer that it does not know (KIP-360): were the first batch refused, for want of room say, and the second
     /// one taken, the first one could not be sent again. So the first one is waited for.
     fn make_batch(&mut self) -> Option<Batch> {
-        let place = self.link.shared.draw_place(&mut self.link.stream);
+        let place = match &self.focus {
+            Some(focus) => focus.clone(),
+            None => self.link.shared.draw_place(&mut self.link.stream),
+        };
         if self.habit.idempotent && !self.known_at.contains(&place) && self.in_flight.iter().any(|batch| batch.place == place) {
             return None;
         }
@@ -190,6 +205,7 @@ impl<R: Runtime> Producer<R> {
 
     /// Fills the window, sends it, and takes answers until something goes wrong. False at the end.
     async fn round(&mut self) -> bool {
+        self.look_around();
         if self.link.stream.chance(self.habit.reconnect_ppm) {
             self.link.disconnect();
         }
@@ -197,6 +213,7 @@ impl<R: Runtime> Producer<R> {
             return false;
         };
         let mut answers = VecDeque::new();
+        let mut moves_on = false;
         // Everything without an outcome goes out again, in order.
         for index in 0..self.in_flight.len() {
             match self.start(&connection, index).await {
@@ -205,7 +222,7 @@ impl<R: Runtime> Producer<R> {
             }
         }
         loop {
-            while self.in_flight.len() < self.habit.depth && self.link.shared.begins() {
+            while self.in_flight.len() < self.habit.depth && self.link.shared.begins() && !moves_on {
                 let Some(batch) = self.make_batch() else { break };
                 self.in_flight.push_back(batch);
                 if self.habit.acks == 0 {
@@ -227,7 +244,24 @@ impl<R: Runtime> Producer<R> {
                 return true;
             }
             self.link.pause(0, self.habit.max_pause_ms).await;
+            // Once all is answered it may go elsewhere.
+            moves_on |= self.focus.is_some() && self.link.stream.chance(MOVE_ON_PPM);
+            if moves_on && self.in_flight.is_empty() {
+                return true;
+            }
         }
+    }
+
+    /// In a cluster it writes to one partition for a while, then to another.
+    fn look_around(&mut self) {
+        if !self.link.shared.is_cluster() {
+            return;
+        }
+        let stays = self.focus.is_some() && !self.link.stream.chance(MOVE_ON_PPM);
+        if self.in_flight.is_empty() && !stays {
+            self.focus = Some(self.link.shared.draw_place(&mut self.link.stream));
+        }
+        self.link.go_for(self.focus.clone().map_or(Goal::Anyone, Goal::Leader));
     }
 
     async fn start(&mut self, connection: &Connection<R>, index: usize) -> Option<Answer<R, ProduceResponse>> {
@@ -273,6 +307,8 @@ impl<R: Runtime> Producer<R> {
             return false;
         };
         let outcome = match Error::try_from_code(code) {
+            // The leader alone has it: what it promises ends with its leadership.
+            None if self.habit.acks == 1 && self.link.shared.replication_factor(&batch.place.0) > 1 => Outcome::Unknown,
             None => Outcome::Acked { base_offset },
             // A duplicate that is too old to have its offset remembered: it is there.
             Some(Error::DuplicateSequenceNumber) => Outcome::Acked { base_offset: -1 },
@@ -318,7 +354,7 @@ impl<R: Runtime> Producer<R> {
             return self.give_up();
         }
         // A partition on a disk that rotted may stay offline for ever.
-        if !self.link.shared.begins() && self.in_flight.front().is_some_and(|batch| self.link.shared.history().is_rotten(&batch.place)) {
+        if !self.link.shared.begins() && self.in_flight.front().is_some_and(|batch| self.link.shared.history().is_hopeless(&batch.place)) {
             self.begins_anew = self.habit.idempotent;
         }
         false

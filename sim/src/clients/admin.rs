@@ -22,7 +22,7 @@ use kafka_protocol::protocol::StrBytes;
 use ottla::record::BatchBuilder;
 use ottla::runtime::Runtime;
 
-use super::link::Link;
+use super::link::{Goal, Link};
 use super::reader;
 
 /// How an administrator behaves.
@@ -32,6 +32,8 @@ pub struct Habit {
     pub max_pause_ms: u64,
     /// It makes topics with at most so many partitions, and lets them grow.
     pub max_partition_count: i32,
+    /// Each with at most so many replicas.
+    pub max_replication_factor: i16,
 }
 
 /// What a topic is.
@@ -96,18 +98,31 @@ fn topic_name(name: &str) -> TopicName {
     TopicName(text(name))
 }
 
-/// Creates a topic; whether it is there now.
-pub async fn create<R: Runtime>(link: &mut Link<R>, name: &str, partition_count: i32, configs: &BTreeMap<String, String>) -> bool {
-    matches!(try_create(link, name, partition_count, configs).await, Changed::Done | Changed::Refused(Error::TopicAlreadyExists))
+/// Creates a topic, with so many replicas of each partition; whether it is there now.
+pub async fn create<R: Runtime>(link: &mut Link<R>, name: &str, partition_count: i32, replication_factor: i16, configs: &BTreeMap<String, String>) -> bool {
+    let created = try_create(link, name, partition_count, replication_factor, configs).await;
+    matches!(created, Changed::Done | Changed::Refused(Error::TopicAlreadyExists))
 }
 
-async fn try_create<R: Runtime>(link: &mut Link<R>, name: &str, partition_count: i32, configs: &BTreeMap<String, String>) -> Changed {
+async fn try_create<R: Runtime>(link: &mut Link<R>, name: &str, partition_count: i32, replication_factor: i16, configs: &BTreeMap<String, String>) -> Changed {
+    link.go_for(Goal::Controller);
     let configs = configs.iter().map(|(key, value)| CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value))));
-    let topic =
-        CreatableTopic::default().with_name(topic_name(name)).with_num_partitions(partition_count).with_replication_factor(1).with_configs(configs.collect());
+    let topic = CreatableTopic::default()
+        .with_name(topic_name(name))
+        .with_num_partitions(partition_count)
+        .with_replication_factor(replication_factor)
+        .with_configs(configs.collect());
     let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
     let response = link.call(7, &request, CALL).await.ok();
-    Changed::of(response.and_then(|response| Some(response.topics.first()?.error_code)))
+    answered(link, response.and_then(|response| Some(response.topics.first()?.error_code)))
+}
+
+/// What came of a change, by its answer. Whoever is not the controller is not asked again.
+fn answered<R: Runtime>(link: &mut Link<R>, code: Option<i16>) -> Changed {
+    if code.is_some_and(|code| code == Error::NotController.code()) {
+        link.forget_goal();
+    }
+    Changed::of(code)
 }
 
 /// Works on topics of its own until the safety phase ends; returns what it knows of each.
@@ -137,18 +152,21 @@ async fn act<R: Runtime>(link: &mut Link<R>, habit: &Habit, topic: &mut Topic) {
             };
             let configs = BTreeMap::from([("retention.ms".to_owned(), spec.retention_ms.to_string())]);
             let name = topic.name.clone();
-            let changed = try_create(link, &name, spec.partition_count, &configs).await;
+            let max = habit.max_replication_factor;
+            let replication_factor = if max > 1 { link.stream.between(1, max as u64) as i16 } else { 1 };
+            let changed = try_create(link, &name, spec.partition_count, replication_factor, &configs).await;
             topic.starts.clear();
             topic.old_ids.extend(topic.id.take());
             change(link, topic, Some(spec), changed, "create");
         }
         return;
     };
+    link.go_for(Goal::Controller);
     match link.stream.below(8) {
         0 | 1 => {
             let request = DeleteTopicsRequest::default().with_topic_names(vec![topic_name(&topic.name)]).with_timeout_ms(10_000);
             let response = link.call(5, &request, CALL).await.ok();
-            let changed = Changed::of(response.and_then(|response| Some(response.responses.first()?.error_code)));
+            let changed = answered(link, response.and_then(|response| Some(response.responses.first()?.error_code)));
             change(link, topic, None, changed, "delete");
         }
         2 if spec.partition_count < habit.max_partition_count => {
@@ -156,7 +174,7 @@ async fn act<R: Runtime>(link: &mut Link<R>, habit: &Habit, topic: &mut Topic) {
             let growth = CreatePartitionsTopic::default().with_name(topic_name(&topic.name)).with_count(grown.partition_count).with_assignments(None);
             let request = CreatePartitionsRequest::default().with_topics(vec![growth]).with_timeout_ms(10_000);
             let response = link.call(3, &request, CALL).await.ok();
-            let changed = Changed::of(response.and_then(|response| Some(response.results.first()?.error_code)));
+            let changed = answered(link, response.and_then(|response| Some(response.results.first()?.error_code)));
             change(link, topic, Some(grown), changed, "grow");
         }
         3 => {
@@ -166,10 +184,10 @@ async fn act<R: Runtime>(link: &mut Link<R>, habit: &Habit, topic: &mut Topic) {
             let resource = AlterConfigsResource::default().with_resource_type(2).with_resource_name(text(&topic.name)).with_configs(vec![config]);
             let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
             let response = link.call(1, &request, CALL).await.ok();
-            let changed = Changed::of(response.and_then(|response| Some(response.responses.first()?.error_code)));
+            let changed = answered(link, response.and_then(|response| Some(response.responses.first()?.error_code)));
             change(link, topic, Some(altered), changed, "alter");
         }
-        4 | 5 => delete_records(link, topic, spec.partition_count).await,
+        4 | 5 if !link.shared.is_cluster() => delete_records(link, topic, spec.partition_count).await,
         _ => {
             observe(link, topic, false).await;
         }
@@ -180,6 +198,8 @@ fn change<R: Runtime>(link: &mut Link<R>, topic: &mut Topic, to: Option<Spec>, c
     match changed {
         Changed::Done => topic.possible = vec![to],
         Changed::Unknown => topic.possible.push(to),
+        // A controller that does not know of its successor refuses by what it knows; nothing is done then.
+        Changed::Refused(_) if link.shared.is_cluster() => {}
         Changed::Refused(error) => {
             let what = format!("{what} of {} was refused with {error:?}, although it was {:?}", topic.name, topic.possible);
             link.shared.history().broken("topic-state", what);
@@ -253,7 +273,12 @@ async fn look<R: Runtime>(link: &mut Link<R>, name: &str, is_calm: bool) -> Opti
 
 /// Looks whether a topic is as it must be; false if there was no answer. In calm times all of it must be usable too.
 pub async fn observe<R: Runtime>(link: &mut Link<R>, topic: &mut Topic, is_calm: bool) -> bool {
+    link.go_for(Goal::Controller);
     let Some((found, id)) = look(link, &topic.name, is_calm).await else { return false };
+    if link.shared.is_cluster() && !is_calm {
+        // What a broker tells may be old by as much as it is cut off.
+        return true;
+    }
     // A change whose answer was lost may come true between the two questions that a look consists of: then the next look tells.
     if !topic.possible.contains(&found) && (topic.possible.len() == 1 || is_calm) {
         let what = format!("{} is {found:?}; it can be {:?}", topic.name, topic.possible);

@@ -18,7 +18,7 @@ use kafka_protocol::protocol::StrBytes;
 use ottla::runtime::Runtime;
 
 use super::history::Place;
-use super::link::Link;
+use super::link::{Goal, Link};
 
 /// How a member behaves.
 #[derive(Clone, Debug)]
@@ -96,14 +96,17 @@ pub async fn fetch_all_offsets<R: Runtime>(link: &mut Link<R>, group: &str) -> b
         .iter()
         .map(|(topic, count)| OffsetFetchRequestTopic::default().with_name(TopicName(text(topic))).with_partition_indexes((0..*count).collect()));
     let request = OffsetFetchRequest::default().with_group_id(GroupId(text(group))).with_topics(Some(topics.collect()));
+    link.go_for(Goal::Coordinator(group.to_owned()));
+    let was_coordinator = is_coordinator(link, group).await;
     let began = link.shared.history().before_offset_fetch();
     match link.call(7, &request, CALL).await {
         Ok(response) if response.error_code == 0 => {
             let mut whole = true;
+            let is_judged = was_coordinator && is_coordinator(link, group).await;
             for topic in &response.topics {
                 for partition in &topic.partitions {
                     whole &= partition.error_code == 0;
-                    if partition.error_code == 0 {
+                    if partition.error_code == 0 && is_judged {
                         let place = (topic.name.to_string(), partition.partition_index);
                         link.shared.history().offset_fetched(group, &place, began, partition.committed_offset);
                     }
@@ -111,8 +114,23 @@ pub async fn fetch_all_offsets<R: Runtime>(link: &mut Link<R>, group: &str) -> b
             }
             whole
         }
-        _ => false,
+        _ => {
+            link.forget_goal();
+            false
+        }
     }
+}
+
+/// Whether the broker that is asked, or has just answered, for a group has no successor yet: what it says is judged then.
+async fn is_coordinator<R: Runtime>(link: &mut Link<R>, group: &str) -> bool {
+    if !link.shared.is_cluster() {
+        return true;
+    }
+    // Before the question nobody may have been asked yet.
+    if link.connection().await.is_none() {
+        return false;
+    }
+    link.target().is_some_and(|address| link.shared.authority.is_coordinator(group, address))
 }
 
 fn text(text: &str) -> StrBytes {
@@ -129,6 +147,11 @@ impl<R: Runtime> Member<R> {
     }
 
     async fn find(&mut self) -> bool {
+        if self.link.shared.is_cluster() {
+            self.link.go_for(Goal::Coordinator(self.habit.group.clone()));
+            self.link.forget_goal();
+            return self.link.connection().await.is_some();
+        }
         let request = FindCoordinatorRequest::default().with_key(text(&self.habit.group)).with_key_type(0);
         matches!(self.link.call(2, &request, CALL).await, Ok(response) if response.error_code == 0)
     }
@@ -137,6 +160,7 @@ impl<R: Runtime> Member<R> {
     async fn join(&mut self) -> bool {
         let metadata = subscription(&self.link.shared.topics);
         let protocol = JoinGroupRequestProtocol::default().with_name(text("simulated")).with_metadata(metadata);
+        let was_coordinator = self.is_coordinator().await;
         let floor = self.link.shared.history().newest_generation(&self.habit.group);
         let request = JoinGroupRequest::default()
             .with_group_id(self.group())
@@ -198,6 +222,10 @@ impl<R: Runtime> Member<R> {
             return false;
         }
         self.owned.clear();
+        if !was_coordinator || !self.is_coordinator().await {
+            // A coordinator that does not know that it has a successor: what it gives is worth nothing.
+            return false;
+        }
         self.link.shared.history().synced(&self.habit.group, floor, self.generation);
         // A static member that comes again has another id, and is the same owner.
         let owner = self.habit.instance.clone().unwrap_or_else(|| self.id.to_string());
@@ -206,6 +234,11 @@ impl<R: Runtime> Member<R> {
             self.owned.insert(place, 0);
         }
         self.fetch_offsets().await
+    }
+
+    async fn is_coordinator(&mut self) -> bool {
+        let group = self.habit.group.clone();
+        is_coordinator(&mut self.link, &group).await
     }
 
     fn forget_if_unknown(&mut self, code: i16) {
@@ -232,11 +265,12 @@ impl<R: Runtime> Member<R> {
             return true;
         }
         let request = OffsetFetchRequest::default().with_group_id(self.group()).with_topics(Some(topics));
+        let was_coordinator = self.is_coordinator().await;
         let began = self.link.shared.history().before_offset_fetch();
         let Ok(response) = self.link.call(5, &request, CALL).await else {
             return false;
         };
-        if response.error_code != 0 {
+        if response.error_code != 0 || !was_coordinator || !self.is_coordinator().await {
             return false;
         }
         for topic in &response.topics {

@@ -106,7 +106,8 @@ pub struct History {
     clock: u64,
     sends: Vec<Send>,
     reads: BTreeMap<Place, BTreeMap<i64, Option<ValueId>>>,
-    watermarks: BTreeMap<Place, i64>,
+    /// The greatest of each leader epoch; 0 where epochs are not told apart.
+    watermarks: BTreeMap<Place, BTreeMap<i32, i64>>,
     commits: BTreeMap<(String, Place), Vec<Commit>>,
     owners: BTreeMap<(String, i32, Place), BTreeSet<String>>,
     /// Of each group, the newest generation that a member was given an assignment in.
@@ -119,6 +120,10 @@ pub struct History {
     weak_topics: BTreeSet<String>,
     /// Partitions on whose disk a bit was flipped.
     rotten: BTreeSet<Place>,
+    /// Partitions that will not be served any more, with the reason: what was begun with them need not come to an end.
+    hopeless: BTreeMap<Place, String>,
+    /// Partitions that lost what no configuration promises to keep, with the reason.
+    lossy: BTreeMap<Place, String>,
     /// Whether groups without members vanish during the run.
     pub groups_vanish: bool,
     /// Operations that finished, whatever their outcome.
@@ -151,7 +156,7 @@ impl History {
     }
 
     fn violated_at(&mut self, place: &Place, check: &'static str, what: String) {
-        if !self.weak_topics.contains(&place.0) {
+        if !self.weak_topics.contains(&place.0) && !self.lossy.contains_key(place) {
             self.violated(check, what);
         } else if self.weak_violations.len() < 20 {
             tracing::info!(check, "broken, as it may be: {what}");
@@ -177,6 +182,31 @@ impl History {
     /// Whether a bit of this partition was flipped on disk.
     pub fn is_rotten(&self, place: &Place) -> bool {
         self.rotten.contains(place)
+    }
+
+    /// All that holds this partition is out of reach for ever, and nothing promises that it is not.
+    pub fn give_up(&mut self, place: &Place, why: &str) {
+        self.hopeless.entry(place.clone()).or_insert_with(|| why.to_owned());
+    }
+
+    /// Whether the partition may stay out of reach for ever.
+    pub fn is_hopeless(&self, place: &Place) -> bool {
+        self.is_rotten(place) || self.hopeless.contains_key(place)
+    }
+
+    /// The partitions that are out of reach for ever, with the reason.
+    pub fn hopeless(&self) -> &BTreeMap<Place, String> {
+        &self.hopeless
+    }
+
+    /// What this partition acknowledged may be lost.
+    pub fn may_lose(&mut self, place: &Place, why: &str) {
+        self.lossy.entry(place.clone()).or_insert_with(|| why.to_owned());
+    }
+
+    /// The partitions of which what was acknowledged may be lost, with the reason.
+    pub fn lossy(&self) -> &BTreeMap<Place, String> {
+        &self.lossy
     }
 
     /// What was lost where that is not promised to survive a power cut.
@@ -250,16 +280,26 @@ impl History {
 
     /// The greatest high watermarks that any client has seen, before a request that will be answered with newer ones.
     pub fn watermark_floors<'a>(&self, places: impl Iterator<Item = &'a Place>) -> BTreeMap<Place, i64> {
-        places.filter_map(|place| Some((place.clone(), *self.watermarks.get(place)?))).collect()
+        places.filter_map(|place| Some((place.clone(), self.watermark_floor_at(place, i32::MAX)?))).collect()
+    }
+
+    /// The greatest high watermark that any client has seen of leaders up to `leader_epoch`. One that led before and does not know it yet may be behind.
+    pub fn watermark_floor_at(&self, place: &Place, leader_epoch: i32) -> Option<i64> {
+        self.watermarks.get(place)?.range(..=leader_epoch).map(|(_, seen)| *seen).max()
     }
 
     /// A client saw the high watermark in an answer to a request before which `floor` had been seen.
     pub fn watermark(&mut self, place: &Place, floor: Option<i64>, high_watermark: i64) {
+        self.watermark_at(place, 0, floor, high_watermark);
+    }
+
+    /// As [`History::watermark`], from the leader in `leader_epoch`.
+    pub fn watermark_at(&mut self, place: &Place, leader_epoch: i32, floor: Option<i64>, high_watermark: i64) {
         self.tick();
-        let seen = self.watermarks.entry(place.clone()).or_insert(high_watermark);
+        let seen = self.watermarks.entry(place.clone()).or_default().entry(leader_epoch).or_insert(high_watermark);
         *seen = (*seen).max(high_watermark);
         if let Some(floor) = floor.filter(|floor| high_watermark < *floor) {
-            self.violated_at(place, "high-watermark", format!("{place:?} went back from {floor} to {high_watermark}"));
+            self.violated_at(place, "high-watermark", format!("{place:?} went back from {floor} to {high_watermark} (leader epoch {leader_epoch})"));
         }
     }
 

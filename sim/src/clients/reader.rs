@@ -12,7 +12,7 @@ use kafka_protocol::protocol::StrBytes;
 use ottla::runtime::Runtime;
 
 use super::history::{FinalLog, Place};
-use super::link::Link;
+use super::link::{Goal, Link};
 use super::value::ValueId;
 
 /// How a reader behaves.
@@ -46,12 +46,18 @@ struct Reader<R: Runtime> {
     session: (i32, i32),
     /// What the session was told of each partition.
     told: BTreeMap<Place, i64>,
+    /// In a cluster: the partition whose leader it reads from for now, and all that this one leads, with the epochs.
+    focus: Option<Place>,
+    served: BTreeMap<Place, i32>,
 }
+
+/// In a cluster: goes to another broker, in parts per million of fetches.
+const MOVE_ON_PPM: u32 = 100_000;
 
 /// Reads until the run is over.
 pub async fn run<R: Runtime>(link: Link<R>, habit: Habit, places: Vec<Place>) {
     let positions = places.into_iter().map(|place| (place, 0)).collect();
-    let mut reader = Reader { link, habit, positions, session: (0, 0), told: BTreeMap::new() };
+    let mut reader = Reader { link, habit, positions, session: (0, 0), told: BTreeMap::new(), focus: None, served: BTreeMap::new() };
     while reader.link.shared.begins() {
         if reader.link.stream.chance(reader.habit.reconnect_ppm) {
             reader.link.disconnect();
@@ -61,8 +67,10 @@ pub async fn run<R: Runtime>(link: Link<R>, habit: Habit, places: Vec<Place>) {
             let place = reader.draw_place();
             reader.positions.insert(place, 0);
         }
+        reader.look_around().await;
         if !reader.fetch().await {
             reader.forget_session();
+            reader.focus = None;
             reader.link.pause(5, 200).await;
         }
         let max_pause_ms = reader.habit.max_pause_ms;
@@ -81,15 +89,43 @@ impl<R: Runtime> Reader<R> {
         self.told.clear();
     }
 
+    /// In a cluster it reads from one broker for a while, then from another.
+    async fn look_around(&mut self) {
+        if !self.link.shared.is_cluster() {
+            return;
+        }
+        if self.focus.is_none() || self.link.stream.chance(MOVE_ON_PPM) {
+            self.focus = Some(self.draw_place());
+            self.forget_session();
+        }
+        let Some(focus) = self.focus.clone() else { return };
+        self.link.go_for(Goal::Leader(focus.clone()));
+        if self.link.connection().await.is_none() {
+            return;
+        }
+        let served = self.link.led_with(&focus, self.positions.keys());
+        let served = served.into_iter().map(|place| (place.clone(), self.link.leader_epoch(&place))).collect();
+        if self.served != served {
+            self.served = served;
+            self.forget_session();
+        }
+    }
+
+    /// The epoch in which a partition is asked for; `None` if it is not asked for now.
+    fn epoch_of(&self, place: &Place) -> Option<i32> {
+        if self.link.shared.is_cluster() { self.served.get(place).copied() } else { Some(-1) }
+    }
+
     fn request(&self) -> FetchRequest {
         let mut topics: BTreeMap<&str, Vec<FetchPartition>> = BTreeMap::new();
         for (place, position) in &self.positions {
+            let Some(epoch) = self.epoch_of(place) else { continue };
             if self.habit.sessions && self.told.get(place) == Some(position) {
                 continue;
             }
             let partition = FetchPartition::default()
                 .with_partition(place.1)
-                .with_current_leader_epoch(-1)
+                .with_current_leader_epoch(epoch)
                 .with_fetch_offset(*position)
                 .with_last_fetched_epoch(-1)
                 .with_log_start_offset(-1)
@@ -112,7 +148,11 @@ impl<R: Runtime> Reader<R> {
     /// One fetch; false if the session is broken or nothing came.
     async fn fetch(&mut self) -> bool {
         let request = self.request();
-        let floors = self.link.shared.history().watermark_floors(self.positions.keys());
+        let floors: BTreeMap<Place, i64> = {
+            let history = self.link.shared.history();
+            let epochs = self.positions.keys().filter_map(|place| Some((place, self.epoch_of(place)?.max(0))));
+            epochs.filter_map(|(place, epoch)| Some((place.clone(), history.watermark_floor_at(place, epoch)?))).collect()
+        };
         let timeout = Duration::from_millis(self.habit.max_wait_ms as u64 + 5000);
         let version = self.habit.version;
         let Ok(response) = self.link.call(version, &request, timeout).await else {
@@ -141,11 +181,19 @@ impl<R: Runtime> Reader<R> {
                         reset.push(place);
                         continue;
                     }
-                    Some(_) => continue,
+                    Some(_) => {
+                        self.link.forget_leader(&place);
+                        continue;
+                    }
                 }
+                let epoch = if self.link.shared.is_cluster() { self.served.get(&place).copied().unwrap_or(0) } else { 0 };
                 let mut history = self.link.shared.history();
                 let is_rotten = history.is_rotten(&place);
-                history.watermark(&place, floors.get(&place).copied(), partition.high_watermark);
+                // A new leader that cannot prove how far the one before got says nothing (KIP-207).
+                let high_watermark = if partition.high_watermark < 0 { i64::MAX } else { partition.high_watermark };
+                if partition.high_watermark >= 0 {
+                    history.watermark_at(&place, epoch, floors.get(&place).copied(), high_watermark);
+                }
                 for (offset, value) in decode(partition.records.clone().unwrap_or_default()) {
                     if value.is_none() && is_rotten {
                         // Its checksum tells the reader, who can do no more.
@@ -155,7 +203,7 @@ impl<R: Runtime> Reader<R> {
                         // A batch may begin before the offset asked for.
                         continue;
                     }
-                    if offset >= partition.high_watermark {
+                    if offset >= high_watermark {
                         let what = format!("{place:?} offset {offset} was served above the high watermark {}", partition.high_watermark);
                         history.broken_at(&place, "high-watermark", what);
                     }
@@ -204,6 +252,7 @@ pub fn decode(records: bytes::Bytes) -> Vec<(i64, Option<ValueId>)> {
 
 /// Where a partition starts and ends now, asked once.
 pub async fn range<R: Runtime>(link: &mut Link<R>, place: &Place) -> Option<(i64, i64)> {
+    link.go_for(Goal::Leader(place.clone()));
     let mut ends = [0; 2];
     for (end, timestamp) in ends.iter_mut().zip([-2, -1]) {
         let partition = ListOffsetsPartition::default().with_partition_index(place.1).with_current_leader_epoch(-1).with_timestamp(timestamp);
@@ -212,6 +261,7 @@ pub async fn range<R: Runtime>(link: &mut Link<R>, place: &Place) -> Option<(i64
         let response = link.call(7, &request, Duration::from_secs(5)).await.ok()?;
         let found = response.topics.first()?.partitions.first()?;
         if found.error_code != 0 {
+            link.forget_goal();
             return None;
         }
         *end = found.offset;
@@ -273,6 +323,9 @@ pub async fn audit<R: Runtime>(link: &mut Link<R>, place: &Place, patience: Dura
             link.pause(20, 200).await;
             continue;
         };
+        if data.error_code != 0 {
+            link.forget_goal();
+        }
         if data.error_code == Error::OffsetOutOfRange.code() {
             // Retention moved the start meanwhile: what is left is what counts.
             known = None;
