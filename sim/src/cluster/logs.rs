@@ -111,7 +111,7 @@ impl Segment {
         while let Some(head) = bytes.get(at..at + HEAD_BYTES) {
             let number = |from: usize| u32::from_be_bytes(head[from..from + 4].try_into().expect("four bytes"));
             let length = u64::from(number(8)) + LENGTH_FROM;
-            if length < HEAD_BYTES as u64 || (bytes.len() - at) as u64 <= length - 1 {
+            if length < HEAD_BYTES as u64 || ((bytes.len() - at) as u64) < length {
                 break;
             }
             let base = i64::from_be_bytes(head[..8].try_into().expect("eight bytes"));

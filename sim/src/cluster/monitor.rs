@@ -64,6 +64,9 @@ struct Truth {
     end: i64,
 }
 
+/// What a partition's state said: leader, leader epoch, in-sync replicas.
+type Said = (i32, i32, Vec<i32>);
+
 #[derive(Default)]
 struct State {
     led: BTreeMap<(Uuid, i32, i32), Led>,
@@ -71,8 +74,8 @@ struct State {
     newest: BTreeMap<(Uuid, i32), (i32, usize)>,
     /// The leader epochs by broker and life.
     epochs: BTreeMap<(usize, u32, Uuid, i32), i32>,
-    /// What each version of a state said: leader, leader epoch, in-sync replicas.
-    told: BTreeMap<(Uuid, i32, i32), (i32, i32, Vec<i32>)>,
+    /// What each version of a state said.
+    told: BTreeMap<(Uuid, i32, i32), Said>,
     views: BTreeMap<Place, View>,
     /// The controller epochs that wrote a partition's state, by version.
     writers: BTreeMap<Place, BTreeMap<i32, i32>>,
@@ -158,7 +161,7 @@ impl Monitor {
         let mut state = self.state();
         state.looks += 1;
         self.look_at_roles(&mut state);
-        if state.looks % LOGS_EVERY == 0 {
+        if state.looks.is_multiple_of(LOGS_EVERY) {
             self.look_at_logs(&mut state);
             self.look_at_tree(&mut state);
         }
