@@ -59,8 +59,8 @@ impl<R: Runtime> WeakLog<R> {
 /// A segment and its open half.
 pub(super) type PinnedSegment<R> = (Arc<Segment<R>>, Arc<OpenSegment<R>>);
 
-/// Who is told of the acknowledged end.
-pub type Observer = Arc<dyn Fn(i64) + Send + Sync>;
+/// Who is told of an offset.
+pub type OffsetObserver = Arc<dyn Fn(i64) + Send + Sync>;
 
 /// What all clones share.
 pub(super) struct Inner<R: Runtime> {
@@ -86,7 +86,7 @@ pub(super) struct Inner<R: Runtime> {
     durable_end: watch::Sender<i64>,
     acknowledged_end: watch::Sender<i64>,
     /// Told of each rise of the acknowledged end: see [`Log::observe_acknowledged_end`].
-    acknowledged_observer: RwLock<Option<Observer>>,
+    acknowledged_observer: RwLock<Option<OffsetObserver>>,
     deleted: AtomicBool,
     /// Why this partition alone is out of service.
     failure: OnceLock<Arc<str>>,
@@ -299,7 +299,7 @@ impl<R: Runtime> Log<R> {
     /// Calls `observer` with the acknowledged end each time it has risen, on the task that raised it: a wake-up less than
     /// [`Log::acknowledged_watch`]. It must be quick. There is one observer; another one takes its place, as
     /// another role over the same log does.
-    pub fn observe_acknowledged_end(&self, observer: Observer) {
+    pub fn observe_acknowledged_end(&self, observer: OffsetObserver) {
         *self.inner.acknowledged_observer.write().unwrap_or_else(PoisonError::into_inner) = Some(observer);
     }
 

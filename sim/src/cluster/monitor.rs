@@ -67,6 +67,9 @@ struct Truth {
     end: i64,
 }
 
+/// What a partition's state said: leader, leader epoch, in-sync replicas.
+type Said = (i32, i32, Vec<i32>);
+
 #[derive(Default)]
 struct State {
     led: BTreeMap<(Uuid, i32, i32), Led>,
@@ -74,7 +77,7 @@ struct State {
     newest: BTreeMap<(Uuid, i32), (i32, usize)>,
     /// The leader epochs by broker and life.
     epochs: BTreeMap<(usize, u32, Uuid, i32), i32>,
-    /// What each version of a state said: leader, leader epoch, in-sync replicas.
+    /// What each version of a state said.
     told: BTreeMap<(Uuid, i32, i32), Said>,
     views: BTreeMap<Place, View>,
     /// The controller epochs that wrote a partition's state, by version.

@@ -145,7 +145,8 @@ mod tests {
             create("/a/c", CreateMode::Persistent),
         ];
         for (zxid, request) in (1..).zip(all) {
-            assert!(tree.apply(&Command { session: SESSION, time_ms: 0, request }, zxid).outcome.is_ok());
+            let session = if zxid == 1 { 0 } else { SESSION };
+            assert!(tree.apply(&Command { session, time_ms: 0, request }, zxid).outcome.is_ok());
         }
         tree
     }
