@@ -57,9 +57,6 @@ pub struct View {
     pub state: PartitionImage,
 }
 
-/// What a version of a state says: leader, leader epoch, in-sync replicas.
-type Said = (i32, i32, Vec<i32>);
-
 /// What is committed of a partition.
 #[derive(Debug, Default)]
 struct Truth {
