@@ -202,18 +202,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_up_takes_along_what_its_session_has_proposed() {
-        let mut origin = Origin::new(1, 7);
-        let ends = Command { session: 5, time_ms: 0, request: Request::EndSession { attached_zxid: 1 } };
-        origin.submit(Command { session: 5, ..command(1) }, "one of it");
-        origin.submit(Command { session: 6, ..command(2) }, "another's");
-        origin.submit(ends, "its end");
-        let is_end = |command: &Command| matches!(command.request, Request::EndSession { .. });
-        assert_eq!(origin.give_up(is_end), ["one of it", "its end"]);
-        assert_eq!((origin.give_up(is_end), origin.waiting_count()), (vec![], 1));
-    }
-
-    #[test]
     fn the_newest_of_a_session_is_found_and_what_nobody_wants_is_not_sent() {
         let mut origin = Origin::new(1, 1);
         let of = |session, number| Command { session, ..command(number) };
