@@ -221,6 +221,10 @@ async fn sync_new_names<R: Runtime>(dir: &Arc<LogDir<R>>, log: &Log<R>) -> bool 
 
 /// The log is durable up to `end_offset`: tells those who wait, and lets due checkpoints be written.
 fn finish<R: Runtime>(log: &Log<R>, end_offset: i64) {
+    if log.check_online().is_err() {
+        // What is left of it is unknown, less than it was if a truncation failed: a recovery point that says more keeps it offline for ever.
+        return;
+    }
     log.publish_durable_end(end_offset);
     log.start_due_checkpoints();
 }
