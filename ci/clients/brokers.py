@@ -2,6 +2,8 @@
 
 Everything here happens inside namespaces that `enter` makes for the runner alone (network, mounts, processes): no port, mount or process of the machine is touched, and
 nothing is left when the runner ends, however it ends.
+
+Where namespaces are not granted, in a container without privileges, say, the hosts are addresses of the loopback: no direction can be cut then, and no disk be small.
 """
 
 import errno
@@ -14,7 +16,8 @@ import threading
 import time
 from pathlib import Path
 
-PREFIX = "10.77.0."
+IS_LOOPBACK = "--on-loopback" in sys.argv
+PREFIX = "127.77.0." if IS_LOOPBACK else "10.77.0."
 OUTSIDE = PREFIX + "254"
 # Where an ensemble is that is not inside the brokers: clients' packets and its own go different ways from here.
 ENSEMBLE = PREFIX + "253"
@@ -30,7 +33,9 @@ KEYS = {"default.replication.factor": 3, "min.insync.replicas": 2, "offsets.topi
 
 
 def enter(arguments):
-    """Runs this program again, inside namespaces of its own. Returns only there."""
+    """Runs this program again, inside namespaces of its own, or on the loopback where those are not granted. Returns only there."""
+    if IS_LOOPBACK:
+        return
     if "--inside" in arguments:
         # Nobody who reads /run/netns or /proc outside sees any of this.
         sh("mount", "-t", "tmpfs", "tmpfs", "/run")
@@ -39,9 +44,12 @@ def enter(arguments):
     command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.getuid() != 0:
         command += ["--user", "--map-root-user"]
-    if (tried := subprocess.run([*command, "true"], capture_output=True, text=True, check=False)).returncode != 0:
-        sys.exit(f"namespaces are not granted here ({tried.stderr.strip()}): run this as root, or allow unprivileged user namespaces "
-                 "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)")
+    trial = "mount -t tmpfs tmpfs /run && ip link add hosts type bridge && ip netns add trial && ip link add port type veth peer name eth0 netns trial"
+    if (tried := subprocess.run([*command, "sh", "-ec", trial], capture_output=True, text=True, check=False)).returncode != 0:
+        why = tried.stderr.strip().replace("\n", "; ")
+        print(f"namespaces are not granted here ({why}): the brokers are on addresses of the loopback. As root, or where unprivileged user namespaces are allowed "
+              "(sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0), all cases run.", flush=True)
+        os.execv(sys.executable, [sys.executable, *sys.argv, "--on-loopback"])
     os.execvp(command[0], [*command, sys.executable, *sys.argv, "--inside"])
 
 
@@ -67,6 +75,8 @@ def wait(what, holds, limit_s=LIMIT_S):
 
 def bridge():
     """The network that the hosts are on; clients are on the bridge itself."""
+    if IS_LOOPBACK:
+        return
     sh("ip", "link", "add", "hosts", "type", "bridge")
     sh("ip", "addr", "add", f"{OUTSIDE}/24", "dev", "hosts")
     sh("ip", "addr", "add", f"{ENSEMBLE}/24", "dev", "hosts")
@@ -83,6 +93,8 @@ class Broker:
         keys = {"broker.id": number, "listeners": f"PLAINTEXT://{self.host}:{PORT}", "log.dirs": self.data, **KEYS, **keys}
         self.file = directory / "server.properties"
         self.file.write_text("".join(f"{key}={value}\n" for key, value in keys.items()))
+        if IS_LOOPBACK:
+            return
         sh("ip", "netns", "add", self.namespace)
         sh("ip", "link", "add", f"port-{number}", "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
         sh("ip", "link", "set", f"port-{number}", "master", "hosts", "up")
@@ -100,7 +112,8 @@ class Broker:
     def start(self):
         with open(self.log, "ab") as log:
             # nsenter becomes the broker: its process id is the broker's.
-            command = ["nsenter", f"--net=/run/netns/{self.namespace}", self.binary, "broker", str(self.file)]
+            inside = [] if IS_LOOPBACK else ["nsenter", f"--net=/run/netns/{self.namespace}"]
+            command = [*inside, self.binary, "broker", str(self.file)]
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "OTTLA_LOG": os.environ.get("OTTLA_LOG", "info")})
 
     @property
@@ -142,7 +155,9 @@ class Broker:
         self.ip("neigh", "del", address, "dev", "eth0")
 
     def small_disk(self, size_bytes):
-        """Its directory is a file system of this size."""
+        """Its directory is a file system of this size, where that can be."""
+        if IS_LOOPBACK:
+            return
         sh("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(self.data))
 
     def fill(self):
