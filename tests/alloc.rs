@@ -89,6 +89,10 @@ fn decode(api: &Api, version: i16, body: Bytes) -> Result<(), DecodeError> {
         DescribeCluster => DescribeClusterRequest,
         DescribeProducers => DescribeProducersRequest,
         DescribeTopicPartitions => DescribeTopicPartitionsRequest,
+        ElectLeaders => ElectLeadersRequest,
+        AlterPartitionReassignments => AlterPartitionReassignmentsRequest,
+        ListPartitionReassignments => ListPartitionReassignmentsRequest,
+        AlterPartition => AlterPartitionRequest,
     }
 }
 

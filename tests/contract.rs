@@ -394,7 +394,7 @@ pub async fn a_name_is_resolved_and_an_address_means_itself<R: Runtime>(world: W
     }
     let localhost = world.rt.resolve(&HostPort { host: "localhost".to_owned(), port }).await.unwrap();
     assert!(localhost.iter().all(|address| address.ip().is_loopback() && address.port() == port), "{localhost:?}");
-    assert!(localhost.contains(&listener.local_addr()), "{localhost:?}");
+    assert!(["127.0.0.1", "::1"].iter().any(|ip| localhost.contains(&SocketAddr::new(ip.parse().unwrap(), port))), "{localhost:?}");
     // What was resolved can be listened on and connected to.
     let at = SocketAddr::new(listener.local_addr().ip(), 0);
     let other = world.rt.listen(at).await.unwrap();
