@@ -243,12 +243,14 @@ class Cluster:
         self.wait_in_sync(topic, partitions)
 
     def wait_in_sync(self, topic, partitions, limit_s=LIMIT_S):
-        """Waits until every partition has a leader and all three replicas in sync."""
+        """Waits until every partition has a leader and all three replicas in sync, and every broker says so: one that was cut off tells of what was before."""
         seen = {}
 
         def all_in_sync():
-            seen.update(found=self.partitions(topic))
-            return len(seen["found"]) == partitions and all(leader > 0 and len(isr) == 3 for leader, isr in seen["found"].values())
+            views = [self.partitions(topic, broker) for broker in self.brokers if broker.is_up]
+            seen.update(found=views)
+            is_whole = len(views[0]) == partitions and all(leader > 0 and len(isr) == 3 for leader, isr in views[0].values())
+            return is_whole and all(view.keys() == views[0].keys() and all(view[p][0] == views[0][p][0] for p in view) for view in views)
         wait(lambda: f"all replicas of {topic} in sync; leaders and in-sync replicas are {seen['found']}", all_in_sync, limit_s)
 
     def close(self):
