@@ -396,7 +396,7 @@ pub async fn a_name_is_resolved_and_an_address_means_itself<R: Runtime>(world: W
     assert!(localhost.iter().all(|address| address.ip().is_loopback() && address.port() == port), "{localhost:?}");
     assert!(["127.0.0.1", "::1"].iter().any(|ip| localhost.contains(&SocketAddr::new(ip.parse().unwrap(), port))), "{localhost:?}");
     // What was resolved can be listened on and connected to.
-    let at = SocketAddr::new(listener.local_addr().ip(), 0);
+    let at = SocketAddr::new(localhost[0].ip(), 0);
     let other = world.rt.listen(at).await.unwrap();
     let _ours = world.rt.connect(&HostPort { host: "localhost".to_owned(), port: other.local_addr().port() }).await.unwrap();
     other.accept().await.unwrap();
