@@ -127,11 +127,15 @@ class Ottla(Cluster):
 
     def start(self):
         common = ["log.segment.delete.delay.ms=1000", *self.replicated(), *self.settings, *self.options]
+        secret = self.home / "secret"
+        secret.write_text(base64.b64encode(os.urandom(32)).decode() + "\n")
+        secret.chmod(0o600)
         self.began_ns = time.time_ns()
         for index in range(self.count):
             own = [f"listeners=PLAINTEXT://127.0.0.1:{self.ports[index]}", f"log.dirs={self.home}/data-{index + 1}"]
             if self.count > 1:
-                own.append(f"broker.id={index + 1}")
+                own += [f"broker.id={index + 1}", f"server.id={index + 1}", f"coordination.secret.file={secret}"]
+                own += [f"server.{n + 1}=127.0.0.1:{self.ports[self.count + n]}" for n in range(self.count)]
             self.spawn(index, [self.binary, "broker", *[a for o in own + common for a in ("-o", o)]])
 
 
