@@ -1,7 +1,7 @@
 //! The broker: its parts put together, its listeners, its start and its end.
 //!
 //! [`connection`] serves a client, [`dispatch`] finds the handler of a request, [`handlers`] answers it. [`buffers`] is the memory that
-//! requests are read into, [`fetch_session`] what consumers need not repeat.
+//! requests are read into, [`fetch_session`] and [`follower_session`] what consumers and followers need not repeat.
 
 pub mod buffers;
 mod config_rules;
@@ -9,6 +9,7 @@ pub mod connection;
 mod coordination;
 pub mod dispatch;
 pub mod fetch_session;
+pub mod follower_session;
 pub mod handlers;
 mod start;
 mod to_controller;
@@ -33,6 +34,7 @@ use crate::runtime::{Listener, Runtime, Stream, Task};
 
 use buffers::ChunkPool;
 use fetch_session::FetchSessions;
+use follower_session::FollowerSessions;
 
 /// A running broker.
 pub struct Broker<R: Runtime> {
@@ -44,6 +46,7 @@ pub struct Broker<R: Runtime> {
     groups: GroupCoordinator<R, Leadership<R>>,
     chunks: ChunkPool,
     fetch_sessions: FetchSessions,
+    follower_sessions: FollowerSessions<R>,
     /// Where it listens, with the ports that were drawn.
     bound: Vec<crate::config::listener::Listener>,
     connections: Connections,
@@ -112,6 +115,11 @@ impl<R: Runtime> Broker<R> {
     /// The fetch sessions.
     pub fn fetch_sessions(&self) -> &FetchSessions {
         &self.fetch_sessions
+    }
+
+    /// Fetch sessions of followers.
+    pub fn follower_sessions(&self) -> &FollowerSessions<R> {
+        &self.follower_sessions
     }
 
     /// Where it listens, with the ports that were drawn.

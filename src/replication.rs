@@ -7,6 +7,7 @@
 pub mod alter_partition;
 pub mod fetcher;
 pub mod follower;
+pub mod interest;
 pub mod lag;
 pub mod leader;
 pub mod leadership;

@@ -145,6 +145,7 @@ class OttlaCached(Ottla):
 
 class Kafka(Cluster):
     libraries = None
+    settings = []
 
     def start(self):
         voters = ",".join(f"{n + 1}@127.0.0.1:{self.ports[self.count + n]}" for n in range(self.count))
@@ -164,7 +165,7 @@ class Kafka(Cluster):
                 "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT", f"log.dirs={self.home}/data-{n + 1}", "num.partitions=1",
                 f"share.coordinator.state.topic.replication.factor={factor}", f"share.coordinator.state.topic.min.isr={min(2, factor)}",
                 f"transaction.state.log.replication.factor={factor}", f"transaction.state.log.min.isr={min(2, factor)}",
-                "group.initial.rebalance.delay.ms=0", "log.segment.delete.delay.ms=1000", *self.replicated(),
+                "group.initial.rebalance.delay.ms=0", "log.segment.delete.delay.ms=1000", *self.replicated(), *self.settings,
             ]
             path = self.home / f"server-{n + 1}.properties"
             path.write_text("\n".join(lines) + "\n")
@@ -198,13 +199,13 @@ def fetch_kafka():
     return f"{home}/lib/*"
 
 
-def build_client():
-    out = ROOT / "target" / "bench" / "kload"
+def build_client(name="kload"):
+    out = ROOT / "target" / "bench" / name
     out.parent.mkdir(parents=True, exist_ok=True)
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "rdkafka"], stdout=subprocess.PIPE, text=True)
     if flags.returncode:
         sys.exit("librdkafka's headers are missing: apt-get install librdkafka-dev pkg-config")
-    subprocess.run(["cc", "-O2", "-Wall", "-o", out, HERE / "kload.c", *flags.stdout.split()], check=True)
+    subprocess.run(["cc", "-O2", "-Wall", "-o", out, HERE / f"{name}.c", *flags.stdout.split()], check=True)
     return str(out)
 
 

@@ -7,56 +7,17 @@
 //   kload consume -b HOSTS -t TOPIC -n COUNT                                                 all partitions from the beginning, no group
 //   kload latency -b HOSTS -t TOPIC -s BYTES -r RATE -d SECONDS [-w WARM_UP]                 end to end, from when each send was due
 //   kload ready   -b HOSTS -t TOPIC [-R FACTOR] [-T LIMIT_S]                                 when a produce was first acknowledged, ns since 1970
-#define _GNU_SOURCE
-#include <librdkafka/rdkafka.h>
+#include "client.h"
 #include <pthread.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
-#include <time.h>
-#include <unistd.h>
 
-enum { SETTINGS_MAX = 32, POOL_BYTES = 4 << 20, BATCH = 10000 };
+enum { POOL_BYTES = 4 << 20, BATCH = 10000 };
 
-static const char *hosts, *topic;
+static const char *topic;
 static long count = 1000000, value_bytes = 1024, rate = 1000, seconds = 10, warm_up_s = 2, limit_s = 60;
-static int partitions = 1, factor = 1, setting_count;
-static char *keys[SETTINGS_MAX], *values[SETTINGS_MAX];
+static int partitions = 1, factor = 1;
 static volatile long acked, failed, consumed;
-static char last_error[512];
 static char *pool;
-
-static void die(const char *why) {
-  fprintf(stderr, "kload: %s\n", why);
-  exit(1);
-}
-
-static int64_t clock_ns(clockid_t which) {
-  struct timespec t;
-  clock_gettime(which, &t);
-  return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
-
-static int64_t now_ns(void) { return clock_ns(CLOCK_MONOTONIC); }
-
-static double cpu_s(void) {
-  struct rusage used;
-  getrusage(RUSAGE_SELF, &used);
-  return used.ru_utime.tv_sec + used.ru_stime.tv_sec + (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
-}
-
-static void on_log(const rd_kafka_t *client, int level, const char *facility, const char *text) {
-  (void)client;
-  if (level <= 3 && !strstr(facility, "FAIL")) fprintf(stderr, "%s: %s\n", facility, text);
-}
-
-static void on_error(rd_kafka_t *client, int error, const char *reason, void *opaque) {
-  (void)client, (void)error, (void)opaque;
-  snprintf(last_error, sizeof last_error, "%s", reason);
-}
 
 static void on_delivery(rd_kafka_t *client, const rd_kafka_message_t *message, void *opaque) {
   (void)client, (void)opaque;
@@ -66,35 +27,6 @@ static void on_delivery(rd_kafka_t *client, const rd_kafka_message_t *message, v
   }
   failed++;
   snprintf(last_error, sizeof last_error, "%s", rd_kafka_err2str(message->err));
-}
-
-static void configure(rd_kafka_conf_t *conf, const char *key, const char *value) {
-  char why[512];
-  if (rd_kafka_conf_set(conf, key, value, why, sizeof why) != RD_KAFKA_CONF_OK) die(why);
-}
-
-// Settings given by -X are the producer's: a consumer's are fixed.
-static rd_kafka_t *client_of(rd_kafka_type_t type, int with_settings) {
-  char why[512];
-  rd_kafka_conf_t *conf = rd_kafka_conf_new();
-  configure(conf, "bootstrap.servers", hosts);
-  configure(conf, "client.id", "kload");
-  rd_kafka_conf_set_log_cb(conf, on_log);
-  rd_kafka_conf_set_error_cb(conf, on_error);
-  if (type == RD_KAFKA_PRODUCER) {
-    configure(conf, "queue.buffering.max.messages", "1000000");
-    configure(conf, "queue.buffering.max.kbytes", "262144");
-    rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
-    for (int i = 0; with_settings && i < setting_count; i++) configure(conf, keys[i], values[i]);
-  } else {
-    configure(conf, "group.id", "kload");
-    configure(conf, "enable.auto.commit", "false");
-    configure(conf, "queued.min.messages", "200000");
-    configure(conf, "queued.max.messages.kbytes", "65536");
-  }
-  rd_kafka_t *client = rd_kafka_new(type, conf, why, sizeof why);
-  if (!client) die(why);
-  return client;
 }
 
 static int partition_count(rd_kafka_t *client, int wanted_replicas) {
@@ -120,7 +52,7 @@ static int administer(int is_creation, int is_quiet) {
   char why[512];
   size_t result_count;
   const rd_kafka_topic_result_t **results;
-  rd_kafka_t *client = client_of(RD_KAFKA_PRODUCER, 0);
+  rd_kafka_t *client = client_of(RD_KAFKA_PRODUCER, NULL, 0);
   rd_kafka_queue_t *queue = rd_kafka_queue_new(client);
   rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(client, RD_KAFKA_ADMIN_OP_ANY);
   rd_kafka_AdminOptions_set_request_timeout(options, 20000, why, sizeof why);
@@ -167,7 +99,7 @@ static void fill_pool(void) {
 }
 
 static int produce(void) {
-  rd_kafka_t *client = client_of(RD_KAFKA_PRODUCER, 1);
+  rd_kafka_t *client = client_of(RD_KAFKA_PRODUCER, on_delivery, 1);
   rd_kafka_topic_t *handle = rd_kafka_topic_new(client, topic, NULL);
   fill_pool();
   if (partition_count(client, 0) < 1) die("no metadata of the topic");
@@ -193,7 +125,7 @@ static int produce(void) {
 }
 
 static rd_kafka_t *consumer_of_all(int64_t start) {
-  rd_kafka_t *client = client_of(RD_KAFKA_CONSUMER, 0);
+  rd_kafka_t *client = client_of(RD_KAFKA_CONSUMER, NULL, 0);
   rd_kafka_poll_set_consumer(client);
   int found = partition_count(client, 0);
   if (found < 1) die("no metadata of the topic");
@@ -258,7 +190,7 @@ static double at(double share) { return latency_count ? latencies[(long)((latenc
 static int latency(void) {
   prctl(PR_SET_TIMERSLACK, 1000UL);
   fill_pool();
-  rd_kafka_t *consumer = consumer_of_all(RD_KAFKA_OFFSET_END), *client = client_of(RD_KAFKA_PRODUCER, 1);
+  rd_kafka_t *consumer = consumer_of_all(RD_KAFKA_OFFSET_END), *client = client_of(RD_KAFKA_PRODUCER, on_delivery, 1);
   rd_kafka_topic_t *handle = rd_kafka_topic_new(client, topic, NULL);
   int found = partition_count(client, 0);
   if (found < 1) die("no metadata of the topic");
@@ -307,7 +239,7 @@ static int ready(void) {
   while (now_ns() < deadline && administer(1, 1)) usleep(5000);
   setting_count = 0;
   for (size_t i = 0; i < sizeof impatient / sizeof *impatient; i++) keys[setting_count] = impatient[i][0], values[setting_count++] = impatient[i][1];
-  rd_kafka_t *client = client_of(RD_KAFKA_PRODUCER, 1);
+  rd_kafka_t *client = client_of(RD_KAFKA_PRODUCER, on_delivery, 1);
   rd_kafka_topic_t *handle = rd_kafka_topic_new(client, topic, NULL);
   rd_kafka_produce(handle, RD_KAFKA_PARTITION_UA, RD_KAFKA_MSG_F_COPY, "x", 1, NULL, 0, NULL);
   while (now_ns() < deadline && !acked && !failed) rd_kafka_poll(client, 5);
@@ -337,13 +269,7 @@ int main(int argument_count, char **arguments) {
       case 'p': partitions = atoi(optarg); break;
       case 'R': factor = atoi(optarg); break;
       case 'T': limit_s = atol(optarg); break;
-      case 'X': {
-        char *equals = strchr(optarg, '=');
-        if (!equals || setting_count == SETTINGS_MAX) die("-X setting=value");
-        *equals = 0;
-        keys[setting_count] = optarg, values[setting_count++] = equals + 1;
-        break;
-      }
+      case 'X': add_setting(optarg); break;
       default: die("no such option");
     }
   }

@@ -49,6 +49,19 @@ pub struct Wanted {
     pub log_start_offset: i64,
 }
 
+impl Wanted {
+    /// What a request says of a partition.
+    pub fn of(asked: &crate::wire::fetch::FetchPartition) -> Self {
+        Self {
+            fetch_offset: asked.fetch_offset,
+            max_bytes: asked.partition_max_bytes,
+            current_leader_epoch: asked.current_leader_epoch,
+            last_fetched_epoch: asked.last_fetched_epoch,
+            log_start_offset: asked.log_start_offset,
+        }
+    }
+}
+
 /// What a client was last told of a partition; only differences are told again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
@@ -232,7 +245,7 @@ impl FetchSessions {
 }
 
 /// Epochs count from 1 and wrap from `i32::MAX` to 1.
-fn next_epoch(epoch: i32) -> i32 {
+pub fn next_epoch(epoch: i32) -> i32 {
     if epoch == i32::MAX { 1 } else { epoch + 1 }
 }
 

@@ -4,6 +4,7 @@ pub mod api_versions;
 pub mod configs;
 pub mod control;
 pub mod fetch;
+pub mod follower_fetch;
 pub mod groups;
 pub mod metadata;
 pub mod offsets;

@@ -12,6 +12,7 @@ use super::buffers::ChunkPool;
 use super::config_rules::Rules;
 use super::coordination::{self, BrokerCoordination};
 use super::fetch_session::FetchSessions;
+use super::follower_session::FollowerSessions;
 use super::to_controller::ToController;
 use super::topics::{Following, KnownTopics};
 use super::{Broker, Connections};
@@ -133,6 +134,7 @@ impl<R: Runtime> Broker<R> {
             groups: GroupCoordinator::new(runtime.clone(), coordinator_config(&config), Arc::new(KnownTopics(Arc::clone(&replicas)))),
             chunks: ChunkPool::new(budget),
             fetch_sessions: FetchSessions::new(slots),
+            follower_sessions: FollowerSessions::new(slots),
             connections: Connections::default(),
             stop: watch::Sender::new(false),
             following: Following::default(),

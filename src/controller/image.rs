@@ -67,15 +67,15 @@ pub struct PartitionImage {
 }
 
 impl Default for PartitionImage {
-    /// One of which nothing is known: nobody leads it.
+    /// One of which nothing is known: nobody leads it. Its epochs are older than any: the first that are told count.
     fn default() -> Self {
         Self {
             leader: -1,
-            leader_epoch: 0,
+            leader_epoch: -1,
             leader_broker_epoch: -1,
             replicas: Vec::new(),
             isr: Vec::new(),
-            partition_epoch: 0,
+            partition_epoch: -1,
             adding: Vec::new(),
             removing: Vec::new(),
         }

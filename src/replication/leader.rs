@@ -285,6 +285,10 @@ impl Leader {
 
     /// The acknowledged end of the leader's own log is `end` now.
     pub fn stored(&mut self, end: i64, log_end: i64, now: Instant) -> Effects {
+        // Followers of a partition that rests do not name it in their fetches: whoever had all that there was is caught up until something new comes.
+        for follower in self.followers.values_mut().filter(|follower| end > self.own_end && follower.end_offset >= self.own_end) {
+            follower.caught_up_at = follower.caught_up_at.max(Some(now));
+        }
         self.own_end = self.own_end.max(end);
         Effects { high_watermark: self.raise_high_watermark(now, log_end), propose: None }
     }
@@ -328,6 +332,9 @@ impl Leader {
 
     /// Time has passed: replicas that fell behind are to leave.
     pub fn check_lag(&mut self, log_end: i64, now: Instant) -> Effects {
+        for follower in self.followers.values_mut().filter(|follower| follower.end_offset == log_end) {
+            follower.caught_up_at = Some(now);
+        }
         // A replica that was waited for may have fallen too far behind to be waited for any longer.
         let high_watermark = self.raise_high_watermark(now, log_end);
         if self.is_waiting_for_controller() {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::{RwLock, mpsc};
 use uuid::Uuid;
 
+use super::interest::{Interested, Slot};
 use super::follower::{FetchAt, Follower, LogFacts, Step, Told};
 use super::leader::{Committed, Effects, FollowerError, FollowerFetch, Leader, Leadership, Outcome, Plants, Proposal};
 use super::order::{Obeyed, PartitionOrder, Verdict, judge};
@@ -177,6 +178,8 @@ pub struct Partition<R: Runtime> {
     waiting: WaitList,
     stored: WaitList,
     appended: WaitList,
+    /// The sessions of followers that fetch it.
+    interested: Interested,
 }
 
 impl<R: Runtime> Partition<R> {
@@ -218,6 +221,7 @@ impl<R: Runtime> Partition<R> {
             waiting: WaitList::default(),
             stored: WaitList::default(),
             appended: WaitList::default(),
+            interested: Interested::default(),
             log,
         });
         let observer = Arc::downgrade(&partition);
@@ -361,6 +365,7 @@ impl<R: Runtime> Partition<R> {
         let info = self.log.append_as_leader(batches, self.leader_epoch()).await?;
         if !self.is_alone() {
             self.appended.reached(self.log.log_end_offset());
+            self.interested.changed(true);
         }
         Ok(info)
     }
@@ -454,6 +459,22 @@ impl<R: Runtime> Partition<R> {
         self.waiting.wake_all();
         self.stored.wake_all();
         self.appended.wake_all();
+        self.interested.changed(true);
+    }
+
+    /// Has `slot` marked by each change that a follower is to be told of, until [`Partition::ignore`].
+    pub fn interest(&self, slot: &Arc<Slot>) {
+        self.interested.add(slot);
+    }
+
+    /// Marks `slot` no more.
+    pub fn ignore(&self, slot: &Arc<Slot>) {
+        self.interested.remove(slot);
+    }
+
+    /// The log's start has moved by an order: followers are to hear of it soon.
+    pub fn start_moved(&self) {
+        self.interested.changed(true);
     }
 
     /// Applies a changed configuration.
@@ -480,6 +501,7 @@ impl<R: Runtime> Partition<R> {
         let before = self.leader_epoch.fetch_max(epoch, Ordering::AcqRel);
         if before < epoch {
             self.waiting.wake_all();
+            self.interested.changed(true);
         }
     }
 
@@ -817,6 +839,7 @@ impl<R: Runtime> Partition<R> {
         if before < to {
             self.log.set_high_watermark(to);
             self.waiting.reached(to);
+            self.interested.changed(false);
         }
     }
 }

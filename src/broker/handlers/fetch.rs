@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError as Error;
 
+use super::follower_fetch::FollowerFetch;
 use super::{Context, led_partition, partition_error, read_error};
 use crate::broker::Broker;
 use crate::broker::connection::{FileOf, Response};
@@ -15,7 +16,7 @@ use crate::config::broker::ReplicaSelector;
 use crate::config::topic::CompressionType;
 use crate::purgatory::Waiter;
 use crate::replication::follower::{Lineage, compare_ends};
-use crate::replication::leader::{FollowerError, FollowerFetch};
+use crate::replication::leader::{self, FollowerError};
 use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
 use crate::wire::fetch::Part;
@@ -36,38 +37,52 @@ pub async fn fetch<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader, _
         Ok(request) => request,
         Err(error) => return Outcome::Close(format!("a malformed Fetch request: {error}")),
     };
-    let session = broker.fetch_sessions().begin(session_request(&request), (broker.runtime().random_u64() >> 33) as i32 | 1, broker.runtime().now());
-    let context = match session {
-        Ok(context) => context,
-        Err(error) => {
-            let code = match error {
-                SessionError::NotFound => Error::FetchSessionIdNotFound,
-                SessionError::InvalidEpoch => Error::InvalidFetchSessionEpoch,
-                SessionError::TopicIds => Error::FetchSessionTopicIdError,
-            };
-            let response =
-                FetchResponse { throttle_time_ms: 0, error_code: code.code(), session_id: NO_SESSION_ID, topics: Vec::new(), node_endpoints: Vec::new() };
-            return reply(&header, response);
-        }
-    };
+    let fresh_id = (broker.runtime().random_u64() >> 33) as i32 | 1;
     let max_bytes = request.max_bytes.clamp(0, broker.config().fetch_max_bytes) as usize;
-    let fetch = Fetch {
+    // More than an answer may hold would never be there.
+    let min_bytes = (request.min_bytes.max(0) as u64).min(max_bytes as u64);
+    let max_wait = Duration::from_millis(request.max_wait_ms.max(0) as u64);
+    let follower = request.is_from_follower().then_some((request.replica_id, request.replica_epoch));
+    let reader = Reader {
         broker: Arc::clone(broker),
         version: header.version,
-        follower: request.is_from_follower().then_some((request.replica_id, request.replica_epoch)),
+        follower,
         rack: preferred_rack(broker, &request),
         read_committed: request.isolation_level == READ_COMMITTED,
         max_bytes,
-        // More than an answer may hold would never be there.
-        min_bytes: (request.min_bytes.max(0) as u64).min(max_bytes as u64),
-        context,
-        waiter: Waiter::new(),
-        registered: Vec::new(),
     };
-    let max_wait = Duration::from_millis(request.max_wait_ms.max(0) as u64);
+    if let Some(replica) = follower {
+        match FollowerFetch::of(reader.clone(), &request, replica, fresh_id, min_bytes) {
+            Ok(Some(fetch)) => return later(header, async move { fetch.run(max_wait).await }),
+            Ok(None) => {}
+            Err(error) => return refused(&header, error),
+        }
+    }
+    let context = match broker.fetch_sessions().begin(session_request(&request), fresh_id, broker.runtime().now()) {
+        Ok(context) => context,
+        Err(error) => return refused(&header, error),
+    };
+    let fetch = Fetch { reader, min_bytes, context, waiter: Waiter::new(), registered: Vec::new() };
     drop(request);
+    later(header, async move { fetch.run(max_wait).await })
+}
+
+fn refused<R: Runtime>(header: &RequestHeader, error: SessionError) -> Outcome<R> {
+    let code = match error {
+        SessionError::NotFound => Error::FetchSessionIdNotFound,
+        SessionError::InvalidEpoch => Error::InvalidFetchSessionEpoch,
+        SessionError::TopicIds => Error::FetchSessionTopicIdError,
+    };
+    let response = FetchResponse { throttle_time_ms: 0, error_code: code.code(), session_id: NO_SESSION_ID, topics: Vec::new(), node_endpoints: Vec::new() };
+    match frame::<R>(header, response) {
+        Ok(response) => Outcome::Reply(response),
+        Err(why) => Outcome::Close(why),
+    }
+}
+
+fn later<R: Runtime>(header: RequestHeader, answer: impl Future<Output = FetchResponse<FileOf<R>>> + Send + 'static) -> Outcome<R> {
     Outcome::Later(Box::pin(async move {
-        let response = fetch.run(max_wait).await;
+        let response = answer.await;
         frame::<R>(&header, response).unwrap_or_else(|why| {
             tracing::error!(why, "a fetch response could not be encoded");
             let failed = FetchResponse {
@@ -88,13 +103,6 @@ fn preferred_rack<R: Runtime>(broker: &Broker<R>, request: &FetchRequest) -> Opt
     is_wanted.then(|| request.rack_id.to_string())
 }
 
-fn reply<R: Runtime>(header: &RequestHeader, response: FetchResponse<FileOf<R>>) -> Outcome<R> {
-    match frame::<R>(header, response) {
-        Ok(response) => Outcome::Reply(response),
-        Err(why) => Outcome::Close(why),
-    }
-}
-
 fn frame<R: Runtime>(header: &RequestHeader, response: FetchResponse<FileOf<R>>) -> Result<Response<R>, String> {
     response.into_frame(header.version, header.correlation_id).map(|frame| frame.parts.into()).map_err(|error| error.to_string())
 }
@@ -107,14 +115,7 @@ fn session_request(request: &FetchRequest) -> SessionRequest {
     for topic in &request.topics {
         let topic_key = key(&topic.name, topic.topic_id);
         named.extend(topic.partitions.iter().map(|asked| {
-            let wanted = Wanted {
-                fetch_offset: asked.fetch_offset,
-                max_bytes: asked.partition_max_bytes,
-                current_leader_epoch: asked.current_leader_epoch,
-                last_fetched_epoch: asked.last_fetched_epoch,
-                log_start_offset: asked.log_start_offset,
-            };
-            ((topic_key.clone(), asked.partition), wanted)
+            ((topic_key.clone(), asked.partition), Wanted::of(asked))
         }));
     }
     let forgotten = request
@@ -137,16 +138,22 @@ fn follower_error(error: &FollowerError, current_leader_epoch: i32) -> Error {
     }
 }
 
-/// A fetch under way.
-struct Fetch<R: Runtime> {
-    broker: Arc<Broker<R>>,
+/// How one request reads partitions.
+#[derive(Clone)]
+pub(super) struct Reader<R: Runtime> {
+    pub(super) broker: Arc<Broker<R>>,
     version: i16,
     /// The broker id and epoch of the follower that fetches; `None` for a consumer. Followers read to the log's end, and what they fetch tells what they have.
     follower: Option<(i32, i64)>,
     /// The rack of a consumer that is to read from a replica there, if one is (KIP-392).
     rack: Option<String>,
     read_committed: bool,
-    max_bytes: usize,
+    pub(super) max_bytes: usize,
+}
+
+/// A fetch under way, of a consumer or of a follower without a session.
+struct Fetch<R: Runtime> {
+    reader: Reader<R>,
     min_bytes: u64,
     context: FetchContext,
     waiter: Arc<Waiter>,
@@ -172,48 +179,7 @@ struct Look<R: Runtime> {
     seen: Vec<(Arc<Partition<R>>, i64)>,
 }
 
-impl<R: Runtime> Fetch<R> {
-    async fn run(mut self, max_wait: Duration) -> FetchResponse<FileOf<R>> {
-        let runtime = self.broker.runtime().clone();
-        let mut deadline = None;
-        loop {
-            let look = self.look().await;
-            if look.urgent || look.bytes >= self.min_bytes || max_wait.is_zero() || self.context.partitions.is_empty() {
-                return self.response(look);
-            }
-            let timer = deadline.get_or_insert_with(|| runtime.sleep(max_wait));
-            for (partition, end) in &look.seen {
-                if self.follower.is_some() {
-                    partition.wake_when_appended(end + 1, &self.waiter);
-                } else {
-                    partition.wake_at(end + 1, &self.waiter);
-                }
-            }
-            self.registered = look.seen.iter().map(|(partition, _)| Arc::clone(partition)).collect();
-            if self.broker.is_stopping() {
-                return self.response(look);
-            }
-            // Whatever happened between the look and the registration woke nobody.
-            if look.seen.iter().any(|(partition, seen)| self.readable_end(partition) != *seen || self.is_role_over(partition)) {
-                continue;
-            }
-            let timed_out = tokio::select! {
-                biased;
-                () = self.waiter.woken() => false,
-                () = timer => true,
-            };
-            if timed_out {
-                let look = self.look().await;
-                return self.response(look);
-            }
-        }
-    }
-
-    /// Whether the replica may not answer this reader any more.
-    fn is_role_over(&self, partition: &Partition<R>) -> bool {
-        partition.is_deleted() || !(partition.leads() || (self.follower.is_none() && partition.follows().is_some()))
-    }
-
+impl<R: Runtime> Reader<R> {
     /// The replica in the consumer's rack that it is to read from instead of this leader.
     fn preferred_replica(&self, partition: &Partition<R>, offset: i64) -> Option<i32> {
         let rack = self.rack.as_deref()?;
@@ -226,32 +192,11 @@ impl<R: Runtime> Fetch<R> {
     }
 
     /// How far this reader may read.
-    fn readable_end(&self, partition: &Partition<R>) -> i64 {
+    pub(super) fn readable_end(&self, partition: &Partition<R>) -> i64 {
         if self.follower.is_some() { partition.log().log_end_offset() } else { partition.high_watermark() }
     }
 
-    async fn look(&self) -> Look<R> {
-        let mut look = Look { data: Vec::with_capacity(self.context.partitions.len()), bytes: 0, urgent: false, seen: Vec::new() };
-        for (key, wanted) in &self.context.partitions {
-            let (name, found) = self.find(key);
-            let data = match found {
-                Ok(partition) => {
-                    look.seen.push((Arc::clone(&partition), self.readable_end(&partition)));
-                    match self.read(&partition, wanted, key.1, look.bytes).await {
-                        Ok(data) => data,
-                        Err(error) => PartitionData { log_start_offset: partition.log().log_start_offset(), ..PartitionData::error(key.1, error) },
-                    }
-                }
-                Err(error) => PartitionData::error(key.1, error),
-            };
-            look.bytes += data.records_bytes();
-            look.urgent |= data.error_code != 0 || data.diverging_epoch.is_some() || data.preferred_read_replica >= 0;
-            look.data.push((name, data));
-        }
-        look
-    }
-
-    fn find(&self, (topic, number): &PartitionKey) -> (Arc<str>, Result<Arc<Partition<R>>, Error>) {
+    pub(super) fn find(&self, (topic, number): &PartitionKey) -> (Arc<str>, Result<Arc<Partition<R>>, Error>) {
         let replicas = match topic {
             TopicKey::Name(name) => self.broker.replicas().topic(name),
             TopicKey::Id(id) => self.broker.replicas().topic_by_id(*id),
@@ -273,7 +218,7 @@ impl<R: Runtime> Fetch<R> {
         }
     }
 
-    async fn read(&self, partition: &Arc<Partition<R>>, wanted: &Wanted, number: i32, taken_bytes: u64) -> Result<PartitionData<FileOf<R>>, Error> {
+    pub(super) async fn read(&self, partition: &Arc<Partition<R>>, wanted: &Wanted, number: i32, taken_bytes: u64) -> Result<PartitionData<FileOf<R>>, Error> {
         let checked = match self.follower {
             Some(_) => partition.check_leader_epoch(wanted.current_leader_epoch),
             // Consumers of before KIP-392 are not served by followers: they would not know that they are.
@@ -329,7 +274,7 @@ impl<R: Runtime> Fetch<R> {
             }
         }
         if let (Some((replica, broker_epoch)), None) = (self.follower, diverging_epoch) {
-            let fetch = FollowerFetch { replica, broker_epoch, offset: wanted.fetch_offset, log_start_offset: wanted.log_start_offset };
+            let fetch = leader::FollowerFetch { replica, broker_epoch, offset: wanted.fetch_offset, log_start_offset: wanted.log_start_offset };
             partition.follower_fetched(fetch).map_err(|error| follower_error(&error, wanted.current_leader_epoch))?;
         }
         let high_watermark = match self.follower {
@@ -351,6 +296,70 @@ impl<R: Runtime> Fetch<R> {
             records,
         })
     }
+}
+
+impl<R: Runtime> Fetch<R> {
+    async fn run(mut self, max_wait: Duration) -> FetchResponse<FileOf<R>> {
+        let runtime = self.reader.broker.runtime().clone();
+        let mut deadline = None;
+        loop {
+            let look = self.look().await;
+            if look.urgent || look.bytes >= self.min_bytes || max_wait.is_zero() || self.context.partitions.is_empty() {
+                return self.response(look);
+            }
+            let timer = deadline.get_or_insert_with(|| runtime.sleep(max_wait));
+            for (partition, end) in &look.seen {
+                if self.reader.follower.is_some() {
+                    partition.wake_when_appended(end + 1, &self.waiter);
+                } else {
+                    partition.wake_at(end + 1, &self.waiter);
+                }
+            }
+            self.registered = look.seen.iter().map(|(partition, _)| Arc::clone(partition)).collect();
+            if self.reader.broker.is_stopping() {
+                return self.response(look);
+            }
+            // Whatever happened between the look and the registration woke nobody.
+            if look.seen.iter().any(|(partition, seen)| self.reader.readable_end(partition) != *seen || self.is_role_over(partition)) {
+                continue;
+            }
+            let timed_out = tokio::select! {
+                biased;
+                () = self.waiter.woken() => false,
+                () = timer => true,
+            };
+            if timed_out {
+                let look = self.look().await;
+                return self.response(look);
+            }
+        }
+    }
+
+    /// Whether the replica may not answer this reader any more.
+    fn is_role_over(&self, partition: &Partition<R>) -> bool {
+        partition.is_deleted() || !(partition.leads() || (self.reader.follower.is_none() && partition.follows().is_some()))
+    }
+
+    async fn look(&self) -> Look<R> {
+        let mut look = Look { data: Vec::with_capacity(self.context.partitions.len()), bytes: 0, urgent: false, seen: Vec::new() };
+        for (key, wanted) in &self.context.partitions {
+            let (name, found) = self.reader.find(key);
+            let data = match found {
+                Ok(partition) => {
+                    look.seen.push((Arc::clone(&partition), self.reader.readable_end(&partition)));
+                    match self.reader.read(&partition, wanted, key.1, look.bytes).await {
+                        Ok(data) => data,
+                        Err(error) => PartitionData { log_start_offset: partition.log().log_start_offset(), ..PartitionData::error(key.1, error) },
+                    }
+                }
+                Err(error) => PartitionData::error(key.1, error),
+            };
+            look.bytes += data.records_bytes();
+            look.urgent |= data.error_code != 0 || data.diverging_epoch.is_some() || data.preferred_read_replica >= 0;
+            look.data.push((name, data));
+        }
+        look
+    }
 
     fn response(&self, look: Look<R>) -> FetchResponse<FileOf<R>> {
         let mut topics: Vec<FetchableTopicResponse<FileOf<R>>> = Vec::new();
@@ -358,7 +367,7 @@ impl<R: Runtime> Fetch<R> {
         for ((key, _), (name, data)) in self.context.partitions.iter().zip(look.data) {
             let told = Told { high_watermark: data.high_watermark, log_start_offset: data.log_start_offset, error_code: data.error_code };
             let has_news = data.records_bytes() > 0 || data.diverging_epoch.is_some() || data.preferred_read_replica >= 0;
-            if !self.broker.fetch_sessions().tell(&self.context, key, told, has_news) {
+            if !self.reader.broker.fetch_sessions().tell(&self.context, key, told, has_news) {
                 continue;
             }
             if last_key == Some(&key.0)

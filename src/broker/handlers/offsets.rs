@@ -142,7 +142,9 @@ pub async fn delete_records<R: Runtime>(broker: Arc<Broker<R>>, request: DeleteR
                     if offset < 0 || offset > high_watermark {
                         Err(Error::OffsetOutOfRange)
                     } else {
-                        partition.log().delete_records_before(offset).await.map_err(|error| log_error(&error))
+                        let deleted = partition.log().delete_records_before(offset).await.map_err(|error| log_error(&error));
+                        partition.start_moved();
+                        deleted
                     }
                 }
                 Err(error) => Err(error),
