@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::changes::{Unit, pack, random_id};
+use super::changes::{MULTI_COUNT, Unit, pack, random_id};
 use super::image::{CONSUMER_OFFSETS_TOPIC, is_internal};
 use super::registration::create_persistent;
 use super::znodes::{self, PartitionState};
@@ -115,7 +115,7 @@ pub async fn register<R: Runtime>(
         units.push(Unit { owner: 0, operations });
         created.push(name);
     }
-    for multi in pack(units) {
+    for multi in pack(units, MULTI_COUNT) {
         session.multi(multi.into_iter().flat_map(|unit| unit.operations).collect()).await?;
     }
     skip_producer_ids(session, broker_id, adoption.max_producer_id).await?;

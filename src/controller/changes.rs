@@ -22,7 +22,7 @@ use crate::plant;
 use crate::runtime::Runtime;
 
 /// The most operations of a `multi`.
-const MULTI_COUNT: usize = 1_000;
+pub(super) const MULTI_COUNT: usize = 1_000;
 
 /// About the most bytes of a `multi`: an Apache ZooKeeper takes 1 MiB.
 const MULTI_BYTES: usize = 768 << 10;
@@ -65,13 +65,18 @@ pub(super) struct Unit {
     pub(super) operations: Vec<Operation>,
 }
 
-/// Puts units together into as few `multi`s as the limits allow. A single unit may exceed them.
-pub(super) fn pack(units: Vec<Unit>) -> Vec<Vec<Unit>> {
+/// How many operations a `multi` may have: few at times in a simulation, where topics are small, so that what others see between two `multi`s is tried too.
+pub(super) fn multi_count<R: Runtime>(rt: &R) -> usize {
+    if rt.buggify("controller.multi.small") { 3 } else { MULTI_COUNT }
+}
+
+/// Puts units together into as few `multi`s as the limits allow: `most` operations each. A single unit may exceed them.
+pub(super) fn pack(units: Vec<Unit>, most: usize) -> Vec<Vec<Unit>> {
     let mut packed: Vec<Vec<Unit>> = Vec::new();
     let (mut count, mut bytes) = (0, 0);
     for unit in units {
         let unit_bytes: usize = unit.operations.iter().map(Operation::size_bytes).sum();
-        let fits = count + unit.operations.len() <= MULTI_COUNT && bytes + unit_bytes <= MULTI_BYTES;
+        let fits = count + unit.operations.len() <= most && bytes + unit_bytes <= MULTI_BYTES;
         if !fits || packed.is_empty() {
             packed.push(Vec::new());
             (count, bytes) = (0, 0);
@@ -140,7 +145,7 @@ pub(super) async fn delete_in_parts<R: Runtime>(session: &Session<R>, epoch_vers
     last.extend(delete_subtree(session, &znodes::topic_config_path(topic)).await?);
     last.push(Operation::delete(mark, ANY_VERSION));
     let units = operations.into_iter().map(|operation| Unit { owner: 0, operations: vec![operation] }).collect();
-    for multi in pack(units) {
+    for multi in pack(units, MULTI_COUNT) {
         fenced(session, epoch_version, multi.into_iter().flat_map(|unit| unit.operations)).await?;
     }
     fenced(session, epoch_version, last).await.map(drop)
@@ -263,7 +268,7 @@ impl<R: Runtime> Changes<R> {
         for unit in &units {
             *left.entry(unit.owner).or_default() += 1;
         }
-        for multi in pack(units) {
+        for multi in pack(units, multi_count(&self.rt)) {
             let owners: Vec<usize> = multi.iter().map(|unit| unit.owner).collect();
             if let Err(failure) = self.write(multi.into_iter().flat_map(|unit| unit.operations)).await {
                 return Some((failure, left.into_keys().collect()));

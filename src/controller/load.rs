@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use uuid::Uuid;
 
 use super::StartError;
-use super::changes::{Unit, fenced, new_partition, pack, random_id};
+use super::changes::{Unit, fenced, multi_count, new_partition, pack, random_id};
 use super::configs::{ConfigRules, may_elect_uncleanly};
 use super::elections::{self, Cluster};
 use super::image::{BrokerInfo, PartitionImage, TopicImage, is_internal};
@@ -216,7 +216,7 @@ impl<R: Runtime> Load<'_, R> {
     pub(super) async fn complete(&self, topics: &mut BTreeMap<Arc<str>, TopicImage>, units: Vec<Unit>) -> Result<(), StartError> {
         let Some(reign) = self.reign else { return Ok(()) };
         let mut epochs: BTreeMap<String, i32> = BTreeMap::new();
-        for multi in pack(units) {
+        for multi in pack(units, multi_count(self.rt)) {
             let operations: Vec<Operation> = multi.into_iter().flat_map(|unit| unit.operations).collect();
             let results = fenced(self.session, reign.epoch_version, operations.clone()).await?;
             epochs.extend(operations.into_iter().zip(results).filter_map(|(operation, result)| match (operation, result) {

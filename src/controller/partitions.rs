@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use kafka_protocol::error::ResponseError as Error;
 use uuid::Uuid;
 
-use super::changes::{Changes, Unit, pack};
+use super::changes::{Changes, Unit, multi_count, pack};
 use super::elections::{self, Cluster, IsrChange};
 use super::image::{BrokerInfo, MetadataImage, PartitionImage, TopicImage};
 use super::topics::ApiError;
@@ -153,7 +153,7 @@ impl<R: Runtime> Changes<R> {
             Unit { owner, operations: vec![Operation::set(znodes::state_path(topic, *number), state, partition.partition_epoch)] }
         });
         let mut written = Vec::with_capacity(next.len());
-        for multi in pack(units.collect()) {
+        for multi in pack(units.collect(), multi_count(&self.rt)) {
             let owners: Vec<usize> = multi.iter().map(|unit| unit.owner).collect();
             let results = self.write(multi.into_iter().flat_map(|unit| unit.operations)).await?;
             written.extend(owners.into_iter().zip(results).map(|(owner, result)| with_epoch(&next[owner], &result)));

@@ -3,9 +3,13 @@
 //!
 //! What came is appended to all partitions, then flushed for all at once, and only then fetched on: a fetch offset says what is on disk. Partitions that failed wait
 //! by themselves, a little first and up to `replica.fetch.backoff.ms` if it goes on; the others go on. A fetch that waits at the leader for records does not keep
-//! a partition waiting that was given to the fetcher meanwhile, after an election, say: it is given up.
+//! a partition waiting that was given to the fetcher meanwhile, after an election, say: the next request names it, and its leader answers the one that waits.
+//!
+//! A fetcher may have ten thousand partitions. Between two requests it looks at those that were *touched*: given, taken, answered, due after a failure. Others would be
+//! asked what they were asked before, and the session knows that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +20,7 @@ use kafka_protocol::error::ResponseError as Error;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{BrokerId, FetchRequest, ListOffsetsRequest, TopicName};
+use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse, ListOffsetsRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
@@ -40,8 +44,11 @@ const EARLIEST: i64 = -2;
 /// The first wait after a failure; each further one is twice as long. A leader may hear of its election a moment after its followers.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 
-/// How long a fetch that waits is not yet given up for a partition that came: others come with it.
+/// How long a partition that came waits for others before it is asked for: they come together.
 const GATHER: Duration = Duration::from_millis(5);
+
+/// How often all partitions are looked at: what moves by itself, as a log's start does by retention, is told to the leader then.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// How followers fetch.
 #[derive(Clone, Debug)]
@@ -90,6 +97,8 @@ struct Shared<R: Runtime> {
 struct LaneState<R: Runtime> {
     address: HostPort,
     partitions: BTreeMap<TopicPartition, Arc<Partition<R>>>,
+    /// Those that were given or taken since the task last looked.
+    touched: BTreeSet<TopicPartition>,
     /// No partition is left: the task ends.
     closed: bool,
 }
@@ -131,7 +140,7 @@ impl<R: Runtime> Fetchers<R> {
             return;
         }
         let lane = lanes.entry((leader, number)).or_insert_with(|| {
-            let state = LaneState { address: address.clone(), partitions: BTreeMap::new(), closed: false };
+            let state = LaneState { address: address.clone(), partitions: BTreeMap::new(), touched: BTreeSet::new(), closed: false };
             let shared = Arc::new(Shared { leader, state: Mutex::new(state), wake: Notify::new() });
             let task = Task {
                 runtime: self.runtime.clone(),
@@ -140,7 +149,9 @@ impl<R: Runtime> Fetchers<R> {
                 shared: Arc::clone(&shared),
                 stop: self.stop.subscribe(),
                 session: Session::default(),
+                touched: BTreeSet::new(),
                 delayed: BTreeMap::new(),
+                swept_at: self.runtime.now(),
                 backoff: BACKOFF_MIN,
                 name: format!("broker-{}-fetcher-{number}", self.config.broker_id),
             };
@@ -150,6 +161,7 @@ impl<R: Runtime> Fetchers<R> {
             let mut state = lane.shared.state();
             state.address = address.clone();
             state.partitions.insert(id.clone(), Arc::clone(partition));
+            state.touched.insert(id.clone());
         }
         lane.shared.wake.notify_one();
     }
@@ -184,37 +196,77 @@ fn remove_from<R: Runtime>(lanes: &mut BTreeMap<(i32, u32), Lane<R>>, id: &Topic
         let was_there = state.partitions.remove(id).is_some();
         state.closed |= state.partitions.is_empty();
         let stays = !state.closed;
+        if was_there {
+            state.touched.insert(id.clone());
+        }
         drop(state);
-        if was_there && !stays {
+        if was_there {
             lane.shared.wake.notify_one();
         }
         stays
     });
 }
 
-/// The session with one leader, as its follower keeps it.
-#[derive(Debug, Default)]
-struct Session {
+/// How the wire names a partition.
+type Key = (Uuid, i32);
+
+/// The session with one leader, as its follower keeps it: what is asked of each partition, and what of that the leader has not been told.
+struct Session<R: Runtime> {
     id: i32,
-    /// Of the next request; 0 begins a session.
+    /// Of the next request; 0 begins a session, and names everything.
     epoch: i32,
-    known: BTreeMap<(Uuid, i32), FetchAt>,
+    asked: BTreeMap<Key, (Arc<Partition<R>>, FetchAt)>,
+    keys: BTreeMap<TopicPartition, Key>,
+    to_name: BTreeSet<Key>,
+    to_forget: BTreeSet<Key>,
 }
 
-impl Session {
-    /// Begins anew with the next request.
-    fn reset(&mut self) {
+impl<R: Runtime> Default for Session<R> {
+    fn default() -> Self {
+        Self { id: 0, epoch: 0, asked: BTreeMap::new(), keys: BTreeMap::new(), to_name: BTreeSet::new(), to_forget: BTreeSet::new() }
+    }
+}
+
+impl<R: Runtime> Session<R> {
+    /// Begins anew with the next request, over the same connection or, with an `id` of 0, over another one.
+    fn reset(&mut self, id: i32) {
         // The old one is named so that its leader forgets it.
-        *self = Self { id: self.id, ..Self::default() };
+        (self.id, self.epoch) = (id, 0);
     }
 
-    /// The topics to name and those to forget: all, or what changed since the last request.
-    fn differences(&mut self, wanted: &BTreeMap<(Uuid, i32), FetchAt>, max_bytes: i32) -> (Vec<FetchTopic>, Vec<ForgottenTopic>) {
+    /// Asks `at` of a partition from now on, or nothing.
+    fn ask(&mut self, id: &TopicPartition, wanted: Option<(Arc<Partition<R>>, FetchAt)>) {
+        let key = wanted.as_ref().map(|(partition, _)| (partition.topic_id(), id.partition));
+        if let Some(before) = self.keys.get(id).copied().filter(|before| Some(*before) != key) {
+            self.keys.remove(id);
+            self.asked.remove(&before);
+            self.to_name.remove(&before);
+            self.to_forget.insert(before);
+        }
+        let (Some(key), Some((partition, at))) = (key, wanted) else { return };
+        if self.asked.get(&key).is_some_and(|(known, asked)| Arc::ptr_eq(known, &partition) && *asked == at) {
+            return;
+        }
+        self.keys.insert(id.clone(), key);
+        self.asked.insert(key, (partition, at));
+        self.to_forget.remove(&key);
+        self.to_name.insert(key);
+    }
+
+    /// Whether the leader is to be told something.
+    fn has_news(&self) -> bool {
+        self.epoch == 0 || !self.to_name.is_empty() || !self.to_forget.is_empty()
+    }
+
+    /// The epoch of a request that is made now, and the topics to name and those to forget: all, or what is new.
+    fn request(&mut self, max_bytes: i32) -> (i32, BTreeSet<Key>, Vec<FetchTopic>, Vec<ForgottenTopic>) {
+        let epoch = self.epoch;
+        let named: BTreeSet<Key> = if epoch == 0 { self.asked.keys().copied().collect() } else { std::mem::take(&mut self.to_name) };
+        let forgotten = std::mem::take(&mut self.to_forget);
+        self.to_name.clear();
         let mut topics: Vec<FetchTopic> = Vec::new();
-        for ((topic_id, number), at) in wanted {
-            if self.epoch > 0 && self.known.get(&(*topic_id, *number)) == Some(at) {
-                continue;
-            }
+        for (topic_id, number) in &named {
+            let Some((_, at)) = self.asked.get(&(*topic_id, *number)) else { continue };
             let partition = FetchPartition::default()
                 .with_partition(*number)
                 .with_current_leader_epoch(at.current_leader_epoch)
@@ -227,19 +279,20 @@ impl Session {
                 None => topics.push(FetchTopic::default().with_topic_id(*topic_id).with_partitions(vec![partition])),
             }
         }
-        let gone = self.known.keys().filter(|key| self.epoch > 0 && !wanted.contains_key(*key));
-        let forgotten = gone.map(|(topic_id, number)| ForgottenTopic::default().with_topic_id(*topic_id).with_partitions(vec![*number])).collect();
-        self.known = wanted.clone();
-        (topics, forgotten)
+        let forgotten = forgotten.iter().filter(|_| epoch > 0);
+        let forgotten = forgotten.map(|(topic_id, number)| ForgottenTopic::default().with_topic_id(*topic_id).with_partitions(vec![*number])).collect();
+        if epoch > 0 {
+            self.epoch = if epoch == i32::MAX { 1 } else { epoch + 1 };
+        }
+        (epoch, named, topics, forgotten)
     }
 
-    /// The leader has answered without error.
-    fn accepted(&mut self, id: i32) {
+    /// The leader has answered the request of `epoch` without error.
+    fn accepted(&mut self, epoch: i32, id: i32) {
         if id == 0 {
-            *self = Self::default();
-        } else {
-            self.id = id;
-            self.epoch = if self.epoch == i32::MAX { 1 } else { self.epoch + 1 };
+            self.reset(0);
+        } else if epoch == 0 {
+            (self.id, self.epoch) = (id, 1);
         }
     }
 }
@@ -250,24 +303,25 @@ struct Task<R: Runtime> {
     broker_epoch: Arc<AtomicI64>,
     shared: Arc<Shared<R>>,
     stop: watch::Receiver<bool>,
-    session: Session,
+    session: Session<R>,
+    /// Partitions of which it must be found out what to ask.
+    touched: BTreeSet<TopicPartition>,
     /// Partitions that are not fetched before, and how long they wait if it fails again.
     delayed: BTreeMap<TopicPartition, (Instant, Duration)>,
+    /// When all partitions were last looked at.
+    swept_at: Instant,
     /// How long the task waits when the leader fails it again.
     backoff: Duration,
     name: String,
 }
 
-/// What became of a fetch.
-enum Fetched {
-    /// It was answered.
-    Answered,
-    /// It was given up for partitions that came meanwhile: its connection with it.
-    GivenUp,
+/// A request that is under way.
+struct Pending {
+    answer: Pin<Box<dyn Future<Output = Result<FetchResponse, ClientError>> + Send>>,
+    epoch: i32,
+    /// What requests after it name: an answer to what was asked of those before is for nobody.
+    asked_again: BTreeSet<Key>,
 }
-
-/// A partition and what is asked of it.
-type Asked<R> = BTreeMap<(Uuid, i32), (Arc<Partition<R>>, FetchAt)>;
 
 impl<R: Runtime> Task<R> {
     async fn run(mut self) {
@@ -276,13 +330,8 @@ impl<R: Runtime> Task<R> {
             if *self.stop.borrow() || self.stop.has_changed().is_err() || self.shared.state().closed {
                 return;
             }
-            let mut asked = self.what_to_ask();
-            // What came by way of an earlier leader, or was written as leader, may not be on disk yet: a fetch says that it is.
-            if !plant!(&self.runtime, "fetch-before-flush") {
-                self.flush(asked.values().map(|(partition, _)| partition)).await;
-                asked.retain(|_, (partition, at)| partition.log().acknowledged_end_offset() >= at.offset);
-            }
-            if asked.is_empty() {
+            self.look().await;
+            if self.session.asked.is_empty() {
                 let now = self.runtime.now();
                 let soonest = self.delayed.values().map(|(until, _)| until.saturating_duration_since(now)).min();
                 self.pause(soonest.unwrap_or(self.config.backoff).min(self.config.backoff)).await;
@@ -292,17 +341,16 @@ impl<R: Runtime> Task<R> {
             let open = match open {
                 Some(open) => Ok(open),
                 None => {
-                    self.session = Session::default();
+                    self.session.reset(0);
                     self.connect().await
                 }
             };
             match open {
-                Ok(open) => match self.fetch(&open, asked).await {
-                    Ok(Fetched::Answered) => {
+                Ok(open) => match self.fetch(&open).await {
+                    Ok(()) => {
                         self.backoff = BACKOFF_MIN;
                         connection = Some(open);
                     }
-                    Ok(Fetched::GivenUp) => open.close(),
                     Err(error) => self.failed(&error).await,
                 },
                 Err(error) => self.failed(&error).await,
@@ -325,7 +373,7 @@ impl<R: Runtime> Task<R> {
             if self.backoff < self.config.backoff {
                 tracing::info!(leader = self.shared.leader, %error, "a fetch from the leader failed; it is tried again");
             }
-            self.session = Session::default();
+            self.session.reset(0);
             self.pause(self.backoff.min(self.config.backoff)).await;
             self.backoff = (self.backoff * 2).min(self.config.backoff);
         }
@@ -342,66 +390,140 @@ impl<R: Runtime> Task<R> {
         }
     }
 
-    fn what_to_ask(&mut self) -> Asked<R> {
+    /// Finds out what to ask of those that were touched. What came by way of an earlier leader, or was written as leader, may not be on disk yet: it is flushed first,
+    /// since a fetch says that it is.
+    async fn look(&mut self) {
         let now = self.runtime.now();
-        let state = self.shared.state();
-        self.delayed.retain(|id, _| state.partitions.contains_key(id));
-        let due = state.partitions.iter().filter(|(id, _)| self.delayed.get(*id).is_none_or(|(until, _)| *until <= now));
-        let due = due.filter(|(_, partition)| partition.follows() == Some(self.shared.leader));
-        due.filter_map(|(id, partition)| Some(((partition.topic_id(), id.partition), (Arc::clone(partition), partition.next_fetch()?)))).collect()
+        {
+            let mut state = self.shared.state();
+            self.touched.append(&mut state.touched);
+            if now - self.swept_at >= SWEEP {
+                self.swept_at = now;
+                self.touched.extend(state.partitions.keys().cloned());
+            }
+            self.delayed.retain(|id, _| state.partitions.contains_key(id));
+        }
+        let due = self.delayed.iter().filter(|(id, (until, _))| *until <= now && !self.session.keys.contains_key(*id));
+        self.touched.extend(due.map(|(id, _)| id.clone()));
+        if self.touched.is_empty() {
+            return;
+        }
+        let touched = std::mem::take(&mut self.touched);
+        let found: Vec<Arc<Partition<R>>> = {
+            let state = self.shared.state();
+            touched.iter().filter_map(|id| state.partitions.get(id)).cloned().collect()
+        };
+        let is_planted = plant!(&self.runtime, "fetch-before-flush");
+        if !is_planted {
+            self.flush(found.iter()).await;
+        }
+        let mut wanted: BTreeMap<TopicPartition, (Arc<Partition<R>>, FetchAt)> = BTreeMap::new();
+        for partition in found {
+            let is_due = self.delayed.get(partition.id()).is_none_or(|(until, _)| *until <= now);
+            if let Some(at) = partition.next_fetch().filter(|_| is_due && partition.follows() == Some(self.shared.leader)) {
+                if is_planted || partition.log().acknowledged_end_offset() >= at.offset {
+                    wanted.insert(partition.id().clone(), (partition, at));
+                } else {
+                    // It grew meanwhile.
+                    self.touched.insert(partition.id().clone());
+                }
+            }
+        }
+        for id in &touched {
+            self.session.ask(id, wanted.remove(id));
+        }
     }
 
-    /// One request and what follows from its answer.
-    async fn fetch(&mut self, connection: &Connection<R>, asked: Asked<R>) -> Result<Fetched, ClientError> {
+    /// Sends the next request, after those that are under way.
+    async fn send(&mut self, connection: &Connection<R>, under_way: &mut VecDeque<Pending>) -> Result<(), ClientError> {
         let version = connection.version_up_to::<FetchRequest>(FETCH_VERSION_MAX)?;
         if version < FETCH_VERSION_MIN {
             let what = format!("it serves Fetch up to version {version}, a follower asks in version {FETCH_VERSION_MIN} at least").into();
             return Err(ClientError::Unsupported { peer: connection.peer().clone(), api: "Fetch", what });
         }
-        let wanted = asked.iter().map(|(key, (_, at))| (*key, *at)).collect();
-        // One that goes on failing is not worth a fetch of the others.
-        let soonest = self.delayed.iter().filter(|(id, (_, next))| *next < self.config.backoff && self.shared.state().partitions.contains_key(*id));
-        let soonest = soonest.map(|(_, (until, _))| *until).filter(|until| *until > self.runtime.now()).min();
-        let (topics, forgotten) = self.session.differences(&wanted, self.config.max_bytes);
+        let id = self.session.id;
+        let (epoch, named, topics, forgotten) = self.session.request(self.config.max_bytes);
         let replica = ReplicaState::default().with_replica_id(BrokerId(self.config.broker_id)).with_replica_epoch(self.broker_epoch.load(Ordering::Acquire));
         let request = FetchRequest::default()
             .with_replica_state(replica)
-            .with_max_wait_ms(self.config.wait_max_ms)
+            // The first of a session is answered at once: until then no other can follow it.
+            .with_max_wait_ms(if epoch == 0 { 0 } else { self.config.wait_max_ms })
             .with_min_bytes(self.config.min_bytes)
             .with_max_bytes(self.config.response_max_bytes)
-            .with_session_id(self.session.id)
-            .with_session_epoch(self.session.epoch)
+            .with_session_id(id)
+            .with_session_epoch(epoch)
             .with_topics(topics)
             .with_forgotten_topics_data(forgotten);
-        let response = tokio::select! {
-            biased;
-            _ = self.stop.wait_for(|stop| *stop) => return Ok(Fetched::Answered),
-            answered = connection.call_at(version, &request, self.config.socket_timeout) => answered?,
-            () = newcomers(&self.runtime, &self.shared, &asked, soonest) => return Ok(Fetched::GivenUp),
-        };
-        if response.error_code != 0 {
-            // The session is gone there, most likely.
-            tracing::debug!(leader = self.shared.leader, code = response.error_code, "a fetch was refused as a whole");
-            self.session.reset();
-            let is_session = [Error::FetchSessionIdNotFound, Error::InvalidFetchSessionEpoch, Error::FetchSessionTopicIdError];
-            if !is_session.iter().any(|error| error.code() == response.error_code) {
-                self.pause(self.config.backoff).await;
+        let mut answer = connection.start(version, &request, self.config.socket_timeout).await?;
+        under_way.iter_mut().for_each(|pending| pending.asked_again.extend(named.iter().copied()));
+        under_way.push_back(Pending { answer: Box::pin(async move { answer.wait().await }), epoch, asked_again: BTreeSet::new() });
+        Ok(())
+    }
+
+    /// One request and what follows from its answer; and one after it, if partitions come while its leader has nothing to say.
+    async fn fetch(&mut self, connection: &Connection<R>) -> Result<(), ClientError> {
+        let mut under_way = VecDeque::new();
+        self.send(connection, &mut under_way).await?;
+        let mut stop = self.stop.clone();
+        loop {
+            let is_last = under_way.len() == 1;
+            let Some(first) = under_way.front_mut() else { return Ok(()) };
+            // One that goes on failing is not worth a request of its own.
+            let now = self.runtime.now();
+            let soonest = self.delayed.iter().filter(|(id, (_, wait))| *wait < self.config.backoff && !self.session.keys.contains_key(*id));
+            let soonest = soonest.map(|(_, (until, _))| *until).filter(|until| *until > now).min();
+            let may_be_followed = first.epoch > 0 && is_last;
+            let response = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                answered = &mut first.answer => Some(answered?),
+                () = newcomers(&self.runtime, &self.shared, soonest), if may_be_followed => None,
+            };
+            if let Some(response) = response {
+                let answered = under_way.pop_front().expect("it was waited for");
+                if response.error_code != 0 {
+                    // The session is gone there, most likely.
+                    tracing::debug!(leader = self.shared.leader, code = response.error_code, "a fetch was refused as a whole");
+                    self.session.reset(self.session.id);
+                    let is_session = [Error::FetchSessionIdNotFound, Error::InvalidFetchSessionEpoch, Error::FetchSessionTopicIdError];
+                    if !is_session.iter().any(|error| error.code() == response.error_code) {
+                        self.pause(self.config.backoff).await;
+                    }
+                    if !under_way.is_empty() {
+                        connection.close();
+                    }
+                    return Ok(());
+                }
+                self.session.accepted(answered.epoch, response.session_id);
+                self.take_all(connection, response, &answered.asked_again).await;
+                if under_way.is_empty() {
+                    return Ok(());
+                }
             }
-            return Ok(Fetched::Answered);
+            self.look().await;
+            if self.session.epoch > 0 && self.session.has_news() {
+                self.send(connection, &mut under_way).await?;
+            }
         }
-        self.session.accepted(response.session_id);
+    }
+
+    /// What was answered.
+    async fn take_all(&mut self, connection: &Connection<R>, response: FetchResponse, asked_again: &BTreeSet<Key>) {
         let mut to_flush = Vec::new();
         for topic in response.responses {
             for data in topic.partitions {
-                let Some((partition, at)) = asked.get(&(topic.topic_id, data.partition_index)) else { continue };
-                let after = self.take(connection, partition, *at, data).await;
+                let key = (topic.topic_id, data.partition_index);
+                let Some((partition, at)) = self.session.asked.get(&key).filter(|_| !asked_again.contains(&key)) else { continue };
+                let (partition, at) = (Arc::clone(partition), *at);
+                let after = self.take(connection, &partition, at, data).await;
+                self.touched.insert(partition.id().clone());
                 if after == After::BackOff {
                     self.delay(partition.id());
                     continue;
                 }
                 self.delayed.remove(partition.id());
                 if after == After::Flush {
-                    to_flush.push(Arc::clone(partition));
+                    to_flush.push(partition);
                 }
             }
         }
@@ -410,7 +532,6 @@ impl<R: Runtime> Task<R> {
         }
         // One group commit for all: the next fetch says that they are on disk.
         self.flush(to_flush.iter()).await;
-        Ok(Fetched::Answered)
     }
 
     /// Flushes those that have records which are not on disk; one that fails waits.
@@ -428,6 +549,7 @@ impl<R: Runtime> Task<R> {
     fn delay(&mut self, id: &TopicPartition) {
         let wait = self.delayed.get(id).map_or(BACKOFF_MIN, |(_, next)| *next).min(self.config.backoff);
         self.delayed.insert(id.clone(), (self.runtime.now() + wait, wait * 2));
+        self.touched.insert(id.clone());
     }
 
     /// One partition's answer.
@@ -475,25 +597,15 @@ impl<R: Runtime> Task<R> {
     }
 }
 
-/// Ends when the fetcher has partitions to fetch that are not among those it asks for; at `soonest` at the latest, if there is one that waits until then.
-async fn newcomers<R: Runtime>(runtime: &R, shared: &Shared<R>, asked: &Asked<R>, soonest: Option<Instant>) {
+/// Ends when partitions were given or taken; at `soonest` at the latest, when one is due that had failed.
+async fn newcomers<R: Runtime>(runtime: &R, shared: &Shared<R>, soonest: Option<Instant>) {
     /// A timer that is not to fire.
     const FOREVER: Duration = Duration::from_secs(365 * 24 * 3_600);
     let mut due = runtime.timer(soonest.unwrap_or_else(|| runtime.now() + FOREVER));
-    loop {
-        tokio::select! {
-            biased;
-            () = shared.wake.notified() => {}
-            () = &mut due => return,
-        }
-        runtime.sleep(GATHER).await;
-        let state = shared.state();
-        let is_new = |partition: &Arc<Partition<R>>| {
-            partition.follows() == Some(shared.leader) && !asked.contains_key(&(partition.topic_id(), partition.id().partition))
-        };
-        if state.closed || state.partitions.values().any(|partition| is_new(partition) && partition.next_fetch().is_some()) {
-            return;
-        }
+    tokio::select! {
+        biased;
+        () = shared.wake.notified() => runtime.sleep(GATHER).await,
+        () = &mut due => {}
     }
 }
 

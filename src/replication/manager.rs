@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use kafka_protocol::error::ResponseError as Error;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -49,6 +50,9 @@ pub struct TopicReplicas<R: Runtime> {
 
 /// The most partitions of a topic that an order may name: a bound for what its numbers make us allocate.
 const PARTITIONS_MAX: usize = 1 << 20;
+
+/// How many replicas are opened or given another role at a time.
+const REPLICAS_AT_ONCE: usize = 64;
 
 struct Maps<R: Runtime> {
     by_name: BTreeMap<Arc<str>, Arc<TopicReplicas<R>>>,
@@ -197,40 +201,30 @@ impl<R: Runtime> ReplicaManager<R> {
                 }
             }
         }
+        let mut changed: Vec<(&Arc<TopicImage>, Option<&Arc<TopicReplicas<R>>>)> = Vec::new();
         for (name, topic) in &image.topics {
             let old = before.get(name).filter(|old| old.image.id == topic.id);
-            if old.is_some_and(|old| Arc::ptr_eq(&old.image, topic) && !self.lacks_replicas(old)) {
-                continue;
+            if old.is_none_or(|old| !Arc::ptr_eq(&old.image, topic) || self.lacks_replicas(old)) {
+                changed.push((topic, old));
             }
-            let topic_config = (self.resolve)(topic);
-            let config = log_config(&topic_config, self.config.producer_id_expiration_ms);
-            let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for (number, assigned) in topic.partitions.iter().enumerate() {
-                let known = old.and_then(|old| old.partitions.get(number)).and_then(Option::as_ref);
-                let id = TopicPartition::new(Arc::clone(name), number as i32);
-                let was_assigned = old.and_then(|old| old.image.partitions.get(number)).is_some_and(|before| before.replicas.contains(&self.broker_id));
-                if was_assigned && !assigned.replicas.contains(&self.broker_id) {
-                    // A reassignment is done with this replica: its successors have what was committed.
-                    partitions.push(None);
-                    if let Err(error) = self.give_up(&id, known).await {
-                        tracing::error!(partition = %id, %error, "a replica that is assigned to other brokers now could not be deleted");
-                        failed.get_or_insert(PartitionError::Log(error));
-                    }
-                    continue;
-                }
-                let followed = self.follow(id, topic.id, assigned, known, &config, topic_config.min_insync_replicas).await;
-                partitions.push(followed.unwrap_or_else(|error| {
-                    failed.get_or_insert(error);
-                    None
-                }));
-                if let Some(Some(partition)) = partitions.last() {
-                    partition.registered_brokers(&epochs);
-                }
-            }
-            let replicas = Arc::new(TopicReplicas { image: Arc::clone(topic), config: topic_config, partitions });
+        }
+        // Many logs at a time: what opening one and beginning an epoch wait for is the disk.
+        let mut rest = &changed[..];
+        while !rest.is_empty() {
+            let mut replica_count = 0;
+            let fits = |(topic, _): &&(&Arc<TopicImage>, _)| {
+                replica_count += topic.partitions.len();
+                replica_count <= REPLICAS_AT_ONCE
+            };
+            let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            rest = later;
+            let applied = join_all(now.iter().map(|(topic, old)| self.apply_topic(topic, old.map(Arc::as_ref), &epochs))).await;
             let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
-            maps.by_id.insert(topic.id, Arc::clone(&replicas));
-            maps.by_name.insert(Arc::clone(name), replicas);
+            for (replicas, error) in applied {
+                failed = failed.or(error);
+                maps.by_id.insert(replicas.image.id, Arc::clone(&replicas));
+                maps.by_name.insert(Arc::clone(&replicas.image.name), replicas);
+            }
         }
         if are_others {
             for partition in self.partitions() {
@@ -239,6 +233,53 @@ impl<R: Runtime> ReplicaManager<R> {
             }
         }
         (deleted, failed.map_or(Ok(()), Err))
+    }
+
+    /// Makes the replicas of one topic equal to what its image says; with the first error.
+    async fn apply_topic(
+        &self,
+        topic: &Arc<TopicImage>,
+        old: Option<&TopicReplicas<R>>,
+        epochs: &BTreeMap<i32, i64>,
+    ) -> (Arc<TopicReplicas<R>>, Option<PartitionError>) {
+        let topic_config = (self.resolve)(topic);
+        let config = log_config(&topic_config, self.config.producer_id_expiration_ms);
+        let min_isr = topic_config.min_insync_replicas;
+        let assignments: Vec<(usize, &PartitionImage)> = topic.partitions.iter().enumerate().collect();
+        let (mut partitions, mut failed) = (Vec::with_capacity(assignments.len()), None);
+        for some in assignments.chunks(REPLICAS_AT_ONCE) {
+            for applied in join_all(some.iter().map(|(number, assigned)| self.apply_partition(topic, *number, assigned, old, &config, min_isr))).await {
+                partitions.push(applied.unwrap_or_else(|error| {
+                    failed.get_or_insert(error);
+                    None
+                }));
+            }
+        }
+        partitions.iter().flatten().for_each(|partition| partition.registered_brokers(epochs));
+        (Arc::new(TopicReplicas { image: Arc::clone(topic), config: topic_config, partitions }), failed)
+    }
+
+    async fn apply_partition(
+        &self,
+        topic: &TopicImage,
+        number: usize,
+        assigned: &PartitionImage,
+        old: Option<&TopicReplicas<R>>,
+        config: &LogConfig,
+        min_isr: i32,
+    ) -> Result<Option<Arc<Partition<R>>>, PartitionError> {
+        let known = old.and_then(|old| old.partitions.get(number)).and_then(Option::as_ref);
+        let id = TopicPartition::new(Arc::clone(&topic.name), number as i32);
+        let was_assigned = old.and_then(|old| old.image.partitions.get(number)).is_some_and(|before| before.replicas.contains(&self.broker_id));
+        if was_assigned && !assigned.replicas.contains(&self.broker_id) {
+            // A reassignment is done with this replica: its successors have what was committed.
+            if let Err(error) = self.give_up(&id, known).await {
+                tracing::error!(partition = %id, %error, "a replica that is assigned to other brokers now could not be deleted");
+                return Err(PartitionError::Log(error));
+            }
+            return Ok(None);
+        }
+        self.follow(id, topic.id, assigned, known, config, min_isr).await
     }
 
     /// Takes in which brokers are registered, in which epochs, and where they listen. Whether that is other than before.
