@@ -61,8 +61,7 @@ pub struct FollowerSession<R: Runtime> {
 
 impl<R: Runtime> FollowerSession<R> {
     fn new(id: i32, replica: (i32, i64), now: Instant) -> Arc<Self> {
-        let state =
-            State { turn: 0, entries: BTreeMap::new(), slots: BTreeMap::new(), next_slot: 0, queue: VecDeque::new(), swept_at: now };
+        let state = State { turn: 0, entries: BTreeMap::new(), slots: BTreeMap::new(), next_slot: 0, queue: VecDeque::new(), swept_at: now };
         Arc::new(Self { id, replica, newest: AtomicI32::new(0), interest: Arc::default(), state: tokio::sync::Mutex::new(state), turns: Notify::new() })
     }
 
@@ -251,5 +250,83 @@ fn unwatch<R: Runtime>(entry: &mut Entry<R>, slots: &mut BTreeMap<u32, Key>) {
     if let Some((partition, slot)) = entry.place.take() {
         partition.ignore(&slot);
         slots.remove(&slot.id());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::tokio::TokioRuntime;
+
+    type Sessions = FollowerSessions<TokioRuntime>;
+
+    const NOW: Instant = Instant::from_nanos(0);
+
+    fn wanted(fetch_offset: i64) -> Wanted {
+        Wanted { fetch_offset, max_bytes: 1, current_leader_epoch: 0, last_fetched_epoch: -1, log_start_offset: 0 }
+    }
+
+    fn key(partition: i32) -> Key {
+        (Uuid::from_u128(7), partition)
+    }
+
+    #[tokio::test]
+    async fn only_what_is_named_is_looked_at_and_each_once() {
+        let sessions = Sessions::new(10);
+        let session = sessions.begin(5, 0, (1, 70), NOW).unwrap();
+        let mut state = session.turn(0).await;
+        state.take_in(vec![(key(0), wanted(3)), (key(1), wanted(4))], &[]);
+        state.enqueue(key(1));
+        assert_eq!(state.queued(), [key(0), key(1)]);
+        assert!(state.queued().is_empty(), "looked at");
+        session.done(&mut state, 0);
+        drop(state);
+        sessions.go_on(5, 1, (1, 70), NOW).unwrap();
+        let mut state = session.turn(1).await;
+        state.take_in(vec![(key(1), wanted(9))], &[key(0)]);
+        assert_eq!((state.queued(), state.len()), (vec![key(1)], 1));
+        assert_eq!(state.entry(&key(1)).unwrap().wanted.fetch_offset, 9);
+        state.enqueue_all(NOW);
+        assert_eq!(state.queued(), [key(1)]);
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_the_one_before_it_and_tells_it_to_hurry() {
+        let sessions = Sessions::new(10);
+        let session = sessions.begin(5, 0, (1, 70), NOW).unwrap();
+        let mut first = session.turn(0).await;
+        assert!(!session.is_overtaken(0));
+        sessions.go_on(5, 1, (1, 70), NOW).unwrap();
+        session.interest.woken().await;
+        assert!(session.is_overtaken(0));
+        let mut second = std::pin::pin!(session.turn(1));
+        let mut waker = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(second.as_mut().poll(&mut waker).is_pending());
+        session.done(&mut first, 0);
+        drop(first);
+        assert!(second.as_mut().poll(&mut waker).is_ready());
+    }
+
+    #[test]
+    fn a_session_belongs_to_one_life_of_one_follower_and_ends_with_it() {
+        let sessions = Sessions::new(2);
+        sessions.begin(5, 0, (1, 70), NOW).unwrap();
+        let refused = |id, epoch, replica| sessions.go_on(id, epoch, replica, NOW).err();
+        assert_eq!(refused(6, 1, (1, 70)), Some(SessionError::NotFound));
+        assert_eq!(refused(5, 1, (2, 70)), Some(SessionError::NotFound), "another follower's");
+        assert_eq!(refused(5, 1, (1, 71)), Some(SessionError::NotFound), "an earlier life's");
+        assert_eq!(refused(5, 2, (1, 70)), Some(SessionError::InvalidEpoch));
+        sessions.begin(6, 0, (1, 71), NOW).unwrap();
+        assert_eq!(sessions.count(), 1, "the earlier life's is gone");
+        sessions.begin(7, 0, (1, 71), NOW).unwrap();
+        assert_eq!(sessions.count(), 2, "a follower may fetch by several tasks");
+        sessions.begin(8, 0, (2, 30), NOW + Duration::from_secs(1)).unwrap();
+        assert_eq!(sessions.count(), 2, "one had to make room");
+        sessions.begin(9, 8, (2, 30), NOW + Duration::from_secs(2)).unwrap();
+        assert_eq!((sessions.count(), refused(8, 1, (2, 30))), (2, Some(SessionError::NotFound)), "it was named");
+        sessions.begin(10, 0, (1, 71), NOW + LEFT_AFTER * 2).unwrap();
+        assert_eq!(sessions.count(), 2, "what the follower has left is gone");
+        sessions.end(10);
+        assert_eq!(sessions.count(), 1);
     }
 }

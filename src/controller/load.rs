@@ -18,6 +18,7 @@ use super::znodes::{self, PartitionState, ZnodeError};
 use crate::coordination::client::{Session, Watcher};
 use crate::coordination::op::{ErrorCode, Failure, Operation, OperationResult};
 use crate::coordination::tree::NodeView;
+use crate::plant;
 use crate::runtime::Runtime;
 
 /// How many topics are read at a time.
@@ -192,7 +193,10 @@ impl<R: Runtime> Load<'_, R> {
             None => find_and_watch(self.session, &path, self.watcher).await?,
         };
         let (Some(view), reign) = (view, self.reign) else {
-            let Some(reign) = self.reign else { return Ok((assigned, Vec::new())) };
+            let Some(reign) = self.reign else {
+                let epochs = if plant!(self.rt, "missing-state-is-a-first-one") { (0, 0) } else { (assigned.leader_epoch, assigned.partition_epoch) };
+                return Ok((PartitionImage { leader_epoch: epochs.0, partition_epoch: epochs.1, ..assigned }, Vec::new()));
+            };
             let (mut operations, image) = new_partition(topic, index, &assigned.replicas, reign.epoch, &self.cluster);
             if self.session.exists(&znodes::partition_path(topic, index)).await?.is_some() {
                 operations.remove(0);

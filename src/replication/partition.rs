@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::sync::{RwLock, mpsc};
 use uuid::Uuid;
 
-use super::interest::{Interested, Slot};
 use super::follower::{FetchAt, Follower, LogFacts, Step, Told};
+use super::interest::{Interested, Slot};
 use super::leader::{Committed, Effects, FollowerError, FollowerFetch, Leader, Leadership, Outcome, Plants, Proposal};
 use super::order::{Obeyed, PartitionOrder, Verdict, judge};
 use crate::log::{AppendError, AppendInfo, BatchToAppend, FetchSlice, Log, LogConfig, LogError, ReadError};

@@ -65,6 +65,7 @@ impl Scenario for ClusterScenario {
             "no-broker-epochs",
             "ack-below-min-isr",
             "unproven-high-watermark",
+            "missing-state-is-a-first-one",
             "fetch-before-flush",
             "leader-epoch-kept-on-restart",
             "leader-out-of-isr",

@@ -114,9 +114,7 @@ fn session_request(request: &FetchRequest) -> SessionRequest {
     let mut named = Vec::new();
     for topic in &request.topics {
         let topic_key = key(&topic.name, topic.topic_id);
-        named.extend(topic.partitions.iter().map(|asked| {
-            ((topic_key.clone(), asked.partition), Wanted::of(asked))
-        }));
+        named.extend(topic.partitions.iter().map(|asked| ((topic_key.clone(), asked.partition), Wanted::of(asked))));
     }
     let forgotten = request
         .forgotten_topics
