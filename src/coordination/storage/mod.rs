@@ -230,9 +230,11 @@ impl<R: Runtime> Storage<R> {
         // Failed until both have succeeded: also if this future is dropped between them.
         self.failed = true;
         let path = self.path();
-        self.file.write_at(self.position, [bytes.freeze()].into_iter().collect()).await.map_err(StorageError::io("write to", &path))?;
-        if !plant!(&self.rt, "znode-ack-before-sync") {
-            self.file.sync_data().await.map_err(StorageError::io("sync", &path))?;
+        let parts = [bytes.freeze()].into_iter().collect();
+        if plant!(&self.rt, "znode-ack-before-sync") {
+            self.file.write_at(self.position, parts).await.map_err(StorageError::io("write to", &path))?;
+        } else {
+            self.file.write_at_and_sync(self.position, parts).await.map_err(StorageError::io("write to, or sync,", &path))?;
         }
         self.failed = false;
         (self.position, self.durable_position) = (end, end);
