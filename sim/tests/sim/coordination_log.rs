@@ -17,11 +17,11 @@ use super::in_world;
 
 const DIR: &str = "/data/coordination";
 
-/// At how many calls of the second life the power goes, one after the other; it makes fewer.
-const CALL_COUNT: u64 = 40;
+/// More calls than the second life makes: the power goes at each of them, one after the other.
+const CALL_COUNT: u64 = 100;
 
 /// How many fates what was not synced takes, for each of them.
-const SEED_COUNT: u64 = 4;
+const SEED_COUNT: u64 = 3;
 
 const VOTE: HardState = HardState { term: 1, vote: 2, commit: 3 };
 
@@ -48,8 +48,8 @@ async fn first_life(rt: SimRuntime, last: Last) -> Result<(), StorageError> {
 }
 
 /// The first life meets a failed sync of its directory, the `failing`th; the second one opens it and loses power at its `nth` call; what the third finds: the
-/// last entry, or why it is refused.
-fn third_life(seed: u64, last: Last, failing: u32, nth: u64, when: CrashWhen) -> Result<u64, String> {
+/// last entry, or why it is refused; and whether the second life made that call.
+fn third_life(seed: u64, last: Last, failing: u32, nth: u64, when: CrashWhen) -> (Result<u64, String>, bool) {
     in_world(WorldOptions::calm(seed), move |world| async move {
         let host = world.host("member");
         let found: Arc<Mutex<Option<Result<u64, String>>>> = Arc::default();
@@ -75,25 +75,32 @@ fn third_life(seed: u64, last: Last, failing: u32, nth: u64, when: CrashWhen) ->
         first.wait().await;
         host.crash_at(CrashPoint { skip_count: nth, when, kind: CrashKind::PowerCut });
         host.restart().wait().await;
-        if host.is_powered() {
+        let was_cut = !host.is_powered();
+        if !was_cut {
             host.crash(CrashKind::PowerCut);
         }
         *found.lock().unwrap() = None;
         host.restart().wait().await;
         let found = found.lock().unwrap().take();
-        found.expect("the third life ends by itself")
+        (found.expect("the third life ends by itself"), was_cut)
     })
 }
 
 fn every_way(last: Last, failing: u32, may_be_last: &[u64]) {
     for nth in 0..CALL_COUNT {
+        let mut has_been_cut = false;
         for (seed, when) in (0..SEED_COUNT).flat_map(|seed| [CrashWhen::Before, CrashWhen::Within, CrashWhen::After].map(|when| (seed, when))) {
-            match third_life(seed, last, failing, nth, when) {
-                Ok(index) if may_be_last.contains(&index) => {}
-                other => panic!("{last:?}, sync {failing} of the directory fails, power goes at call {nth} ({when:?}, seed {seed}): {other:?}"),
-            }
+            let (found, was_cut) = third_life(seed, last, failing, nth, when);
+            has_been_cut |= was_cut;
+            let is_right = found.as_ref().is_ok_and(|index| may_be_last.contains(index));
+            assert!(is_right, "{last:?}, sync {failing} of the directory fails, power goes at call {nth} ({when:?}, seed {seed}): {found:?}");
+        }
+        if !has_been_cut {
+            assert!(nth > 5, "the second life makes {nth} calls only");
+            return;
         }
     }
+    panic!("the second life makes more than {CALL_COUNT} calls");
 }
 
 /// Seed 90 of `--scenario coordination`: the second life wrote the name of the new file behind the old one before the directory was synced.
