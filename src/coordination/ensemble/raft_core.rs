@@ -122,7 +122,9 @@ impl RaftCore {
             self.pending.clear();
         }
         let holds = |index: u64, term: u64| raft_log.term(index).is_ok_and(|found| found == term);
-        while self.pending.pop_back_if(|last| !holds(last.index, last.term)).is_some() {}
+        while self.pending.back().is_some_and(|last| !holds(last.index, last.term)) {
+            self.pending.pop_back();
+        }
         let stands_for = self.received.as_ref().map_or(self.applied, |(index, _)| *index);
         for (index, term, change) in changes {
             if index > stands_for.max(self.pending.back().map_or(0, |last| last.index)) && holds(index, term) {

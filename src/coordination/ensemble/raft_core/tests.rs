@@ -229,7 +229,10 @@ fn nothing_committed_is_lost_and_one_member_may_be() {
         committed_count += model.committed.len();
         change_count += model.committed.values().filter(|entry| change_in(entry).is_some()).count();
     }
-    assert!(committed_count > 600 && change_count > 120 && lost_leader_count > 5, "{committed_count} entries, {change_count} changes, {lost_leader_count} leaders");
+    assert!(
+        committed_count > 600 && change_count > 120 && lost_leader_count > 5,
+        "{committed_count} entries, {change_count} changes, {lost_leader_count} leaders"
+    );
 }
 
 #[test]
