@@ -320,6 +320,16 @@ pub trait File: Clone + Send + Sync + 'static {
     }
     /// Makes all bytes written before the call, and the length that they need, durable.
     fn sync_data(&self) -> impl Future<Output = io::Result<()>> + Send;
+    /// [`File::write_at`] and then [`File::sync_data`] of one file: whatever hands both over to another thread does so once.
+    ///
+    /// # Errors
+    /// Those of the two; after one it is unknown what was written and what is durable.
+    fn write_at_and_sync(&self, position: u64, parts: Parts) -> impl Future<Output = io::Result<()>> + Send {
+        async move {
+            self.write_at(position, parts).await?;
+            self.sync_data().await
+        }
+    }
 }
 
 /// A point of a process's monotonic clock: nanoseconds since an origin of that process's own.

@@ -84,6 +84,7 @@ macro_rules! for_each_rule {
             a_guarded_file_is_its_owners_alone
             a_gap_reads_as_zeros
             one_write_takes_thousands_of_parts
+            a_write_with_its_sync_is_a_write
             a_large_file_is_read_in_one_call
             clones_of_a_file_share_it
             set_len_cuts_and_extends
@@ -800,6 +801,16 @@ pub async fn one_write_takes_thousands_of_parts<R: Runtime>(world: World<R>) {
     let mut expected = b"123".to_vec();
     expected.extend(pattern(0, at as usize));
     assert_same(&whole(&file).await, &expected);
+}
+
+pub async fn a_write_with_its_sync_is_a_write<R: Runtime>(world: World<R>) {
+    let file = world.file("file", Bytes::from_static(b"12345")).await;
+    file.write_at_and_sync(3, parts([Bytes::from_static(b"abc"), Bytes::new(), Bytes::from_static(b"def")])).await.unwrap();
+    assert_eq!(whole(&file).await, "123abcdef");
+    file.write_at_and_sync(10, text("g")).await.unwrap();
+    assert_eq!(whole(&file).await, &b"123abcdef\0g"[..], "a gap reads as zeros");
+    file.write_at_and_sync(0, Parts::new()).await.unwrap();
+    assert_eq!(file.len().await.unwrap(), 11);
 }
 
 pub async fn a_large_file_is_read_in_one_call<R: Runtime>(world: World<R>) {

@@ -9,6 +9,7 @@
 //! | [`client`] | the clients' habits |
 //! | [`amnesia`] | members that lose their disk, or a file of it, or their membership |
 //! | [`churn`] | more elections |
+//! | [`solitude`] | members that are cut off while they serve |
 //! | [`sessions`] | ZooKeeper's clients over the network, and the oracle that judges what they are told |
 
 pub mod amnesia;
@@ -18,3 +19,4 @@ pub mod history;
 pub mod plan;
 pub mod scenario;
 pub mod sessions;
+pub mod solitude;

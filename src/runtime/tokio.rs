@@ -797,6 +797,18 @@ impl File for TokioFile {
     async fn sync_data(&self) -> io::Result<()> {
         self.on_pool("sync", |file| file.sync_data()).await
     }
+
+    async fn write_at_and_sync(&self, position: u64, parts: Parts) -> io::Result<()> {
+        if !self.writes_on_pool {
+            self.write_at(position, parts).await?;
+            return self.sync_data().await;
+        }
+        self.on_pool("write and sync", move |file| {
+            write_parts(file, position, &parts)?;
+            file.sync_data()
+        })
+        .await
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! More elections than faults by themselves bring: leaders that are cut off, killed, or asked to stop, and members that crash just after they voted and are
-//! back before the term is over. And members that are cut off while they serve: for so short that their clients stay and a snapshot must take the place of
-//! what they missed, or for so long that they must have sent their clients away.
+//! back before the term is over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +14,6 @@ use crate::world::World;
 /// How long the next vote is waited for.
 const VOTE_WITHIN: Duration = Duration::from_secs(10);
 
-/// For how long a member falls behind at least: a few transactions.
-const BEHIND_AT_LEAST: Duration = Duration::from_millis(200);
-
-/// For how long a member is alone at least: it must serve nobody by then.
-const ALONE_AT_LEAST: Duration = Duration::from_millis(6_500);
-
 /// Works until it is aborted; what it has blocked then is for the healing.
 pub async fn run(world: World, members: Arc<Members>, mut votes: Votes, plan: Plan, mut stream: Stream) {
     if plan.churn_mean_ms == 0 {
@@ -28,7 +21,7 @@ pub async fn run(world: World, members: Arc<Members>, mut votes: Votes, plan: Pl
     }
     loop {
         world.sleep(Duration::from_millis(200 + stream.exponential(plan.churn_mean_ms))).await;
-        let (kind, bits) = (stream.below(9), stream.bits());
+        let (kind, bits) = (stream.below(6), stream.bits());
         let (short, long) = (Duration::from_millis(stream.between(1, 30)), Duration::from_millis(stream.between(20, 2_000)));
         if kind < 2 {
             // Whoever votes next; with a leader gone somebody will.
@@ -49,27 +42,7 @@ pub async fn run(world: World, members: Arc<Members>, mut votes: Votes, plan: Pl
             continue;
         }
         let Some(leader) = leader(&world, &members).await else { continue };
-        let other = (leader + 1 + (bits >> 8) as usize % (plan.member_count - 1)) % plan.member_count;
         match kind {
-            6..=7 => {
-                world.count_fault_of("churn: a member falls behind", other as u64);
-                members.cut(&world, other, (true, true), true);
-                // What was sent to it before is lost, so that it has to be sent again.
-                members
-                    .hosts
-                    .iter()
-                    .filter(|host| host.index() != members.hosts[other].index())
-                    .for_each(|host| world.reset_connections(&members.hosts[other], host));
-                world.sleep(BEHIND_AT_LEAST + long / 2).await;
-                members.cut(&world, other, (true, true), false);
-            }
-            8 => {
-                let alone = if bits & 4 == 0 { leader } else { other };
-                world.count_fault_of("churn: a member is alone", alone as u64);
-                members.cut(&world, alone, (true, true), true);
-                world.sleep(ALONE_AT_LEAST + long).await;
-                members.cut(&world, alone, (true, true), false);
-            }
             2 => {
                 members.crash(leader, crash_kind(bits));
                 world.count_fault_of("churn: the leader crashes", leader as u64);

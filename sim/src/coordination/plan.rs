@@ -35,6 +35,8 @@ pub struct Plan {
     pub remove_mean_ms: u64,
     /// The mean time between two faults that make elections, in milliseconds; 0 for none.
     pub churn_mean_ms: u64,
+    /// The mean time between two times that a member is cut off while it serves, in milliseconds; 0 for none.
+    pub solitude_mean_ms: u64,
     /// How many clients come over the network.
     pub session_client_count: usize,
     /// The mean time between what one of them does, in milliseconds.
@@ -65,7 +67,8 @@ impl Plan {
         let lose_file_mean_ms = sometimes(&[0, 0, 8_000, 20_000]);
         let remove_mean_ms = sometimes(&[0, 0, 8_000, 25_000]);
         let churn_mean_ms = sometimes(&[0, 0, 1_500, 6_000]);
-        let session_client_count = draws.between(2, 7) as usize;
+        let solitude_mean_ms = sometimes(&[0, 3_000, 10_000]);
+        let session_client_count = draws.between(3, 8) as usize;
         let session_pause_mean_ms = *draws.pick(&[20, 100, 100, 400, 400, 400]);
         let options = Options { trailing_entries: *draws.pick(&[0, 5, 50, 1_000]), ..options };
         Self {
@@ -79,6 +82,7 @@ impl Plan {
             lose_file_mean_ms,
             remove_mean_ms,
             churn_mean_ms,
+            solitude_mean_ms,
             session_client_count,
             session_pause_mean_ms,
         }
@@ -89,7 +93,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} members{}, {} clients each, {} registers, an operation per {} ms; snapshots {:?}; a disk lost per {} ms, a file per {} ms, a member removed per {} ms; an election per {} ms; {} clients over the network, each waits {} ms",
+            "{} members{}, {} clients each, {} registers, an operation per {} ms; snapshots {:?}; a disk lost per {} ms, a file per {} ms, a member removed per {} ms; an election per {} ms; a member cut off per {} ms; {} clients over the network, each waits {} ms",
             self.member_count,
             if self.grows { " grown from one" } else { "" },
             self.client_count,
@@ -100,6 +104,7 @@ impl fmt::Display for Plan {
             self.lose_file_mean_ms,
             self.remove_mean_ms,
             self.churn_mean_ms,
+            self.solitude_mean_ms,
             self.session_client_count,
             self.session_pause_mean_ms
         )

@@ -21,14 +21,14 @@ use super::history::History;
 use super::plan::{DIR, PORT, Plan};
 use super::sessions::client::{CLIENT_PORT, Client as SessionClient, Common as SessionCommon};
 use super::sessions::habits::{self, Habit};
-use super::{amnesia, churn};
+use super::{amnesia, churn, solitude};
 use crate::clients::link::Phase;
 use crate::nemesis::Nemesis;
 use crate::runtime::SimRuntime;
 use crate::scenario::{RunOptions, Running, Scenario, Setting};
 use crate::state::CrashKind;
 use crate::verdict::Verdict;
-use crate::world::{Host, World};
+use crate::world::{HarnessTask, Host, World};
 
 const DEFAULT_SECONDS: u64 = 75;
 /// After healing, all members must be voters and answer within this.
@@ -292,11 +292,13 @@ impl Run {
             let (members, votes, plan) = (self.members.clone(), self.history.votes(), self.plan.clone());
             world.spawn("churn", churn::run(world.clone(), members, votes, plan, world.stream("churn")))
         });
+        let solitude = (!self.setting.options.calm).then(|| {
+            let (members, plan) = (self.members.clone(), self.plan.clone());
+            world.spawn("solitude", solitude::run(world.clone(), members, plan, world.stream("solitude")))
+        });
         let mut nemesis = Nemesis::new(&world, &self.setting.swarm, &self.members.hosts, &self.client_hosts);
         nemesis.run(safety).await;
-        if let Some(churn) = churn {
-            churn.abort();
-        }
+        churn.iter().chain(&solitude).for_each(HarnessTask::abort);
         world.heal_all();
         if let Some(losses) = losses {
             // One may be under way.
@@ -567,7 +569,7 @@ async fn visit(rt: SimRuntime, host_index: usize, common: SessionCommon, plan: P
     let (working, mut all) = mpsc::channel::<()>(1);
     for index in (0..plan.session_client_count).filter(|index| index % CLIENT_HOST_COUNT == host_index) {
         let mut stream = common.world.stream(&format!("session client {index}"));
-        let habit = Habit::draw(&mut stream);
+        let habit = Habit::of(index, &mut stream);
         let client = SessionClient::new(rt.clone(), common.clone(), stream, index, ip);
         let (working, served) = (working.clone(), served.clone());
         rt.spawn("session-client", async move {

@@ -2,6 +2,7 @@
 
 mod budget;
 mod contract_sim;
+mod coordination_log;
 mod disk;
 mod life;
 mod net;

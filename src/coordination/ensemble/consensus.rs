@@ -5,6 +5,10 @@
 //! 2. A received snapshot, `entries` and `hard_state` are made durable, works in their order.
 //! 3. Only then `messages_after` of that work go: votes, acknowledgements. Then [`Consensus::persisted`] is called with its number.
 //! 4. `committed` is applied, in order. Nothing is ever in it that is not durable here and committed there.
+//!
+//! A change of the membership counts from the moment that it is in a member's log, committed or not, and counts no more if it is replaced (Ongaro's thesis, 4.1). One
+//! is begun only when the one before is applied and the leader has committed an entry of its own term. So a majority of the *new* members has the change when it is
+//! committed, and whatever single member is lost then, one of the others knows who they are.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -55,6 +59,32 @@ pub enum Change {
     AddVoter(u64, MemberRecord),
     /// Removes a member for good: its Raft id is never used again.
     Remove(u64),
+}
+
+impl Change {
+    /// The membership after it. What makes no sense (removing the last voter, taking a vote away) is no change, on every member alike.
+    pub fn after(&self, before: &ConfState) -> ConfState {
+        let ConfState { mut voters, mut learners } = before.clone();
+        let is_voter = |id: &u64| before.voters.contains(id);
+        match self {
+            Self::AddLearner(id, _) if is_voter(id) => {}
+            Self::Remove(id) if before.voters == [*id] => {}
+            Self::AddLearner(id, _) => learners.push(*id),
+            Self::AddVoter(id, _) => {
+                learners.retain(|learner| learner != id);
+                voters.push(*id);
+            }
+            Self::Remove(id) => {
+                voters.retain(|voter| voter != id);
+                learners.retain(|learner| learner != id);
+            }
+        }
+        for ids in [&mut voters, &mut learners] {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        ConfState { voters, learners }
+    }
 }
 
 /// Who leads, as a member knows it.
@@ -122,7 +152,8 @@ pub trait Consensus: Send + 'static {
     /// # Errors
     /// [`NotTaken`].
     fn propose(&mut self, data: Bytes) -> Result<(), NotTaken>;
-    /// Appends a change of the membership, if this member leads and no other change is under way (then it comes to nothing).
+    /// Appends a change of the membership, if this member leads. If another change is under way, or nothing is committed yet in this leader's term, it comes to
+    /// nothing: ask again.
     ///
     /// # Errors
     /// [`NotTaken`].
@@ -144,7 +175,7 @@ pub trait Consensus: Send + 'static {
     fn persisted(&mut self, number: u64);
     /// The state has reached `index`.
     fn applied(&mut self, index: u64);
-    /// The membership changes, as an applied entry says. What makes no sense (removing the last voter) is no change, on every member alike.
+    /// A change is applied: the membership that snapshots from now on carry.
     fn apply_change(&mut self, change: &Change) -> ConfState;
     /// The change in an entry of that kind; `None` if it is none.
     fn change_of(&self, entry: &Entry) -> Option<Change>;
@@ -158,8 +189,10 @@ pub trait Consensus: Send + 'static {
     fn leadership(&self) -> Leadership;
     /// The last entry known to be committed.
     fn committed(&self) -> u64;
-    /// The members.
+    /// The members that count for elections and commitment: those of the last change in the log.
     fn conf_state(&self) -> &ConfState;
+    /// The members after the last applied change: what a snapshot of the state stands for.
+    fn applied_conf_state(&self) -> &ConfState;
     /// How far a member is; only the leader knows.
     fn progress(&self, member: u64) -> Option<Progress>;
     /// The first entry that is in memory, and the last one there is.

@@ -211,15 +211,24 @@ async fn serve<R: Runtime>(rt: &R, stream: R::Stream, secret: &Secret, configure
         (_, Standing::Member(own, _)) if hello.to != own => Ok(()),
         (Purpose::Messages, Standing::Member(_, node)) => {
             let (answer, is_removed) = oneshot::channel();
-            node.send(PeerInput::Met(Met { member: hello.from, address: hello.address, log_format: hello.log_format, is_removed: answer }))
-                .await
-                .map_err(gone)?;
+            let (removed_later, is_removed_later) = oneshot::channel();
+            let (member, address, log_format) = (hello.from, hello.address, hello.log_format);
+            node.send(PeerInput::Met(Met { member, address, log_format, is_removed: answer, removed_later })).await.map_err(gone)?;
             if is_removed.await.map_err(gone)? {
                 return sealer.write(&mut write, kind::ANSWER, &Answer::Removed).await;
             }
+            let mut removed = std::pin::pin!(async {
+                if is_removed_later.await.is_err() {
+                    std::future::pending::<()>().await; // The node ends, and this connection with it.
+                }
+            });
             loop {
-                let message: PeerMessage = opener.read(&mut read, kind::MESSAGE, PEER_FRAME_MAX_BYTES).await?;
-                node.send(PeerInput::Message(hello.from, message)).await.map_err(gone)?;
+                let message: PeerMessage = tokio::select! {
+                    biased;
+                    () = &mut removed => return sealer.write(&mut write, kind::ANSWER, &Answer::Removed).await,
+                    message = opener.read(&mut read, kind::MESSAGE, PEER_FRAME_MAX_BYTES) => message?,
+                };
+                node.send(PeerInput::Message(member, message)).await.map_err(gone)?;
             }
         }
         (Purpose::Snapshot, Standing::Member(_, node)) => {

@@ -111,6 +111,8 @@ pub struct Met {
     pub log_format: u16,
     /// Where to say whether it was removed from the ensemble.
     pub is_removed: oneshot::Sender<bool>,
+    /// Where to say so if it is removed later. Its log does not tell it: a member that is removed is sent nothing any more.
+    pub removed_later: oneshot::Sender<()>,
 }
 
 /// What an administrator gets.
@@ -207,6 +209,8 @@ pub(in crate::coordination) struct Node<R: Runtime, C> {
     standing: Standing,
     observer: Option<Arc<dyn Observer>>,
     met: BTreeMap<u64, String>,
+    /// Where to tell those that are connected that they were removed.
+    connected: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
     /// The highest version of log entries that each other member reads, as far as it has said so in this life.
     log_formats: BTreeMap<u64, u16>,
     /// Whether it was told that something cannot be written for the sake of an older member, since the last of them was met.
@@ -271,6 +275,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             standing,
             observer: parts.observer,
             met: BTreeMap::new(),
+            connected: BTreeMap::new(),
             log_formats: BTreeMap::new(),
             is_held_back: false,
             leadership: super::consensus::Leadership::default(),
@@ -646,7 +651,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         if message.kind == SNAPSHOT_KIND {
             let (index, term) = self.replicated.applied;
             let tree = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-            let meta = SnapshotMeta { index, term, conf_state: self.core.conf_state().clone(), last_zxid: tree.last_zxid() };
+            let meta = SnapshotMeta { index, term, conf_state: self.core.applied_conf_state().clone(), last_zxid: tree.last_zxid() };
             // As of now, not as of when consensus asked for it: later is as good.
             let message = RaftMessage { snapshot: Some(meta.clone()), ..message };
             network.send_snapshot(to, OutgoingSnapshot { message, meta, state: self.replicated.to_snapshot(), tree });

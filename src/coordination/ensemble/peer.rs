@@ -28,8 +28,9 @@ use crate::coordination::storage::format::{FORMAT, MemberRecord, SnapshotMeta, S
 use crate::coordination::tree::SnapshotItem;
 use crate::runtime::Runtime;
 
-/// The version of everything that members say, the lowest and the highest that this Ottla speaks. In version 1 frames were not sealed.
-pub const PEER_FORMAT: u16 = 2;
+/// The version of everything that members say, the lowest and the highest that this Ottla speaks. In version 1 frames were not sealed, in version 2 a change of
+/// the membership counted from when it was applied on: members of both kinds at once could count different majorities.
+pub const PEER_FORMAT: u16 = 3;
 
 /// The lowest version of log entries that this Ottla can write, for members that read no higher one.
 pub const LOG_FORMAT_MIN: u16 = 3;
@@ -517,7 +518,8 @@ mod tests {
             let refused = welcome(&rt, &mut &hello[..], &mut answer, &Secret::new("the ensemble's secret"), 4).await.err().unwrap();
             assert!(refused.to_string().contains("run the same release on all"), "{refused}");
             let told = read_greeting::<_, Challenge>(&mut &answer[..], kind::CHALLENGE).await.unwrap_err();
-            assert!(told.to_string().contains("the other side refuses: one member speaks version 3"), "{told}");
+            let words = format!("the other side refuses: one member speaks version {}", PEER_FORMAT + 1);
+            assert!(told.to_string().contains(&words), "{told}");
             assert!(check_formats(LOG_FORMAT_MIN - 1).is_err() && check_formats(u16::MAX).is_ok());
         })
         .unwrap();

@@ -1,5 +1,7 @@
 //! [`Consensus`] by the `raft` crate: the translation between its types and ours, and what its documentation leaves to the driver.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft::eraftpb::{
@@ -43,10 +45,24 @@ pub struct Beginning {
     pub hard_state: HardState,
 }
 
+/// A change of the membership that is in the log and not applied.
+struct Pending {
+    index: u64,
+    term: u64,
+    /// The membership after it.
+    conf_state: ConfState,
+}
+
 /// The machine.
 pub struct RaftCore {
     node: RawNode<LogStore>,
-    conf_state: ConfState,
+    applied_conf: ConfState,
+    /// The changes in the log behind what is applied, in their order. The library counts the members after the last of them: it would do so from when a change
+    /// is applied on, and is told earlier.
+    pending: VecDeque<Pending>,
+    /// The members of a snapshot that has come and is not the state yet, and its last entry.
+    received: Option<(u64, ConfState)>,
+    applied: u64,
     /// The term that is durable: a leader's messages of a later one have to wait.
     durable_term: u64,
     /// The terms of works that are not durable yet.
@@ -69,6 +85,7 @@ impl RaftCore {
             ..RaftHardState::default()
         };
         let durable_term = hard.term;
+        let changes: Vec<(u64, u64, Change)> = entries.iter().filter_map(|entry| Some((entry.index, entry.term, change_in(entry)?))).collect();
         let store = LogStore::new(base, entries.into_iter().map(to_raft_entry).collect(), hard, to_raft_conf(&conf_state));
         // The library draws its election time-out at random, outside the seed: one apart leaves it no choice. The members differ, and the driver's
         // ticks are drawn from the runtime.
@@ -88,8 +105,68 @@ impl RaftCore {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, store, &logger).expect("the configuration is valid");
-        Self { node, conf_state, durable_term, terms: Vec::new(), installing: None }
+        let pending = VecDeque::new();
+        let mut core = Self { node, applied_conf: conf_state, pending, received: None, applied: base.0, durable_term, terms: Vec::new(), installing: None };
+        core.follow_log(changes);
+        core
     }
+
+    /// The log has changed, and may hold these changes of the membership, by index and term: those that it does count from now on, and those that it does not
+    /// hold any more count no more.
+    fn follow_log(&mut self, changes: Vec<(u64, u64, Change)>) {
+        let raft_log = &self.node.raft.raft_log;
+        let stands_for = self.received.as_ref().map_or(self.applied, |(index, _)| *index);
+        if let Some(snapshot) = raft_log.unstable.snapshot.as_ref().map(|snapshot| snapshot.get_metadata()).filter(|meta| meta.index > stands_for) {
+            // The library counts its members already.
+            self.received = Some((snapshot.index, from_raft_conf(snapshot.get_conf_state())));
+            self.pending.clear();
+        }
+        let holds = |index: u64, term: u64| raft_log.term(index).is_ok_and(|found| found == term);
+        while self.pending.back().is_some_and(|last| !holds(last.index, last.term)) {
+            self.pending.pop_back();
+        }
+        let stands_for = self.received.as_ref().map_or(self.applied, |(index, _)| *index);
+        for (index, term, change) in changes {
+            if index > stands_for.max(self.pending.back().map_or(0, |last| last.index)) && holds(index, term) {
+                let conf_state = change.after(self.conf_state());
+                self.pending.push_back(Pending { index, term, conf_state });
+            }
+        }
+        self.count_members();
+    }
+
+    /// Makes the members that count those of the last change in the log.
+    fn count_members(&mut self) {
+        let now = from_raft_conf(&self.node.raft.prs().conf().to_conf_state());
+        let wanted = self.conf_state().clone();
+        if now == wanted {
+            return;
+        }
+        let voters = wanted.voters.iter().filter(|id| !now.voters.contains(id)).map(|id| (ConfChangeType::AddNode, *id));
+        let learners = wanted.learners.iter().filter(|id| !now.learners.contains(id)).map(|id| (ConfChangeType::AddLearnerNode, *id));
+        let known = now.voters.iter().chain(&now.learners);
+        let gone = known.filter(|id| !wanted.voters.contains(id) && !wanted.learners.contains(id)).map(|id| (ConfChangeType::RemoveNode, *id));
+        // One after the other: only where changes were replaced is it more than one, and such a member leads nobody.
+        for (kind, id) in voters.chain(learners).chain(gone) {
+            let mut raw = ConfChange { node_id: id, ..ConfChange::default() };
+            raw.set_change_type(kind);
+            let _ = self.node.apply_conf_change(&raw); // It refuses to be without voters, and so does `Change::after`.
+        }
+    }
+}
+
+/// The change of the membership in an entry of that kind; `None` if it is none.
+fn change_in(entry: &Entry) -> Option<Change> {
+    if entry.kind != EntryKind::ConfChange {
+        return None;
+    }
+    let raw = ConfChange::parse_from_bytes(&entry.data).ok()?;
+    let record = || codec::decode::<MemberRecord>(&raw.context).unwrap_or_default();
+    Some(match raw.get_change_type() {
+        ConfChangeType::AddNode => Change::AddVoter(raw.node_id, record()),
+        ConfChangeType::AddLearnerNode => Change::AddLearner(raw.node_id, record()),
+        ConfChangeType::RemoveNode => Change::Remove(raw.node_id),
+    })
 }
 
 impl Consensus for RaftCore {
@@ -103,9 +180,14 @@ impl Consensus for RaftCore {
         if self.installing.is_some() && message.kind == MessageType::MsgTimeoutNow as u8 {
             return; // The leader that hands over asks again, or another one.
         }
+        let changes: Vec<(u64, u64, Change)> = message.entries.iter().filter_map(|entry| Some((entry.index, entry.term, change_in(entry)?))).collect();
+        let changes_log = !message.entries.is_empty() || message.kind == SNAPSHOT_KIND;
         if let Some(message) = to_raft_message(message) {
             // Answers of members that are none any more, and what a stopped follower refuses: nothing to be done about either.
             let _ = self.node.step(message);
+        }
+        if changes_log {
+            self.follow_log(changes);
         }
     }
 
@@ -124,6 +206,9 @@ impl Consensus for RaftCore {
         if self.node.raft.state != StateRole::Leader {
             return Err(NotTaken);
         }
+        if !self.pending.is_empty() || !self.node.raft.commit_to_current_term() {
+            return Ok(()); // What an earlier leader appended may still come to be: the next change must build on it.
+        }
         let (kind, id, record) = match change {
             Change::AddLearner(id, record) => (ConfChangeType::AddLearnerNode, *id, Some(record)),
             Change::AddVoter(id, record) => (ConfChangeType::AddNode, *id, Some(record)),
@@ -134,7 +219,14 @@ impl Consensus for RaftCore {
         if let Some(record) = record {
             raw.context = codec::encode(record).map_err(|_| NotTaken)?.into();
         }
-        self.node.propose_conf_change(Vec::new(), raw).map_err(|_| NotTaken)
+        self.node.propose_conf_change(Vec::new(), raw).map_err(|_| NotTaken)?;
+        let (index, term) = (self.node.raft.raft_log.last_index(), self.node.raft.term);
+        let taken = self.node.raft.raft_log.unstable.entries.last().cloned().map(from_raft_entry);
+        // It is another entry if the library replaced it by nothing.
+        if let Some(change) = taken.filter(|entry| entry.index == index).as_ref().and_then(change_in) {
+            self.follow_log(vec![(index, term, change)]);
+        }
+        Ok(())
     }
 
     fn read_index(&mut self, context: Bytes) {
@@ -142,7 +234,8 @@ impl Consensus for RaftCore {
     }
 
     fn campaign(&mut self) {
-        if self.installing.is_some() {
+        // The library asks for a vote of its own only where it counts time itself.
+        if self.installing.is_some() || !self.node.raft.promotable() {
             return;
         }
         let _ = self.node.campaign();
@@ -196,7 +289,6 @@ impl Consensus for RaftCore {
             let metadata = ready.snapshot().get_metadata().clone();
             work.snapshot = Some(from_metadata(&metadata));
             self.installing = Some(metadata.index);
-            self.conf_state = from_raft_conf(metadata.get_conf_state());
             self.node.mut_store().install(metadata.index, metadata.term, metadata.get_conf_state().clone());
         }
         let entries = ready.take_entries();
@@ -219,36 +311,23 @@ impl Consensus for RaftCore {
         self.node.mut_store().set_applied(index);
         self.node.advance_apply_to(index);
         self.installing = self.installing.filter(|last| index < *last);
+        self.applied = self.applied.max(index);
+        if let Some((_, conf_state)) = self.received.take_if(|(last, _)| *last <= index) {
+            self.applied_conf = conf_state;
+        }
+        while self.pending.front().is_some_and(|first| first.index <= self.applied) {
+            self.pending.pop_front();
+        }
     }
 
     fn apply_change(&mut self, change: &Change) -> ConfState {
-        let (kind, id) = match change {
-            Change::AddLearner(id, _) if self.conf_state.voters.contains(id) => return self.conf_state.clone(),
-            Change::Remove(id) if self.conf_state.voters == [*id] => return self.conf_state.clone(),
-            Change::AddLearner(id, _) => (ConfChangeType::AddLearnerNode, *id),
-            Change::AddVoter(id, _) => (ConfChangeType::AddNode, *id),
-            Change::Remove(id) => (ConfChangeType::RemoveNode, *id),
-        };
-        let mut raw = ConfChange { node_id: id, ..ConfChange::default() };
-        raw.set_change_type(kind);
-        if let Ok(conf_state) = self.node.apply_conf_change(&raw) {
-            self.conf_state = from_raft_conf(&conf_state);
-            self.node.mut_store().set_conf_state(conf_state);
-        }
-        self.conf_state.clone()
+        self.applied_conf = change.after(&self.applied_conf);
+        self.node.mut_store().set_conf_state(to_raft_conf(&self.applied_conf));
+        self.applied_conf.clone()
     }
 
     fn change_of(&self, entry: &Entry) -> Option<Change> {
-        if entry.kind != EntryKind::ConfChange {
-            return None;
-        }
-        let raw = ConfChange::parse_from_bytes(&entry.data).ok()?;
-        let record = || codec::decode::<MemberRecord>(&raw.context).unwrap_or_default();
-        Some(match raw.get_change_type() {
-            ConfChangeType::AddNode => Change::AddVoter(raw.node_id, record()),
-            ConfChangeType::AddLearnerNode => Change::AddLearner(raw.node_id, record()),
-            ConfChangeType::RemoveNode => Change::Remove(raw.node_id),
-        })
+        change_in(entry)
     }
 
     fn compact(&mut self, index: u64) {
@@ -273,7 +352,12 @@ impl Consensus for RaftCore {
     }
 
     fn conf_state(&self) -> &ConfState {
-        &self.conf_state
+        let applied = self.received.as_ref().map_or(&self.applied_conf, |(_, conf_state)| conf_state);
+        self.pending.back().map_or(applied, |last| &last.conf_state)
+    }
+
+    fn applied_conf_state(&self) -> &ConfState {
+        &self.applied_conf
     }
 
     fn progress(&self, member: u64) -> Option<Progress> {
@@ -411,3 +495,6 @@ fn from_raft_message(mut raw: Message) -> Option<RaftMessage> {
         priority: raw.priority,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use super::format::{
 };
 use super::reader::{FrameReader, Next};
 use super::snapshot::read_snapshot;
-use super::{Loaded, Storage, StorageError, create_log, finish_installation, roll_frame};
+use super::{Loaded, Storage, StorageError, create_log, finish_installation, put_log, roll_frame};
 use crate::codec::Frame;
 use crate::plant;
 use crate::runtime::{Disk, File, Open, Runtime, rewrite};
@@ -87,6 +87,9 @@ pub async fn open_as<R: Runtime>(rt: R, dir: &Path, new: Option<(u64, Identity)>
     let (snapshots, logs) = list(&rt, dir).await?;
     if snapshots.is_empty() && logs.is_empty() {
         return create(rt, dir, new).await;
+    }
+    if let Some(&newest) = logs.last() {
+        make_sure_of(&rt, dir, newest).await?;
     }
     let snapshot = match snapshots.last() {
         Some(&index) => Some(read_snapshot(&rt, dir, index, &snapshot_remedy(&snapshots, &logs)).await?),
@@ -218,6 +221,7 @@ async fn settle_received<R: Runtime>(rt: &R, dir: &Path) -> Result<(), StorageEr
     for name in names.iter().map(|entry| entry.name.as_str()) {
         let Some(index) = name.strip_prefix(RECEIVED_PREFIX).and_then(snapshot_index) else { continue };
         if follows_snapshot(rt, &dir.join(log_name(index + 1))).await? {
+            make_sure_of(rt, dir, index + 1).await?;
             finish_installation(rt, dir, index).await?;
         } else {
             let path = dir.join(name);
@@ -225,6 +229,20 @@ async fn settle_received<R: Runtime>(rt: &R, dir: &Path) -> Result<(), StorageEr
         }
     }
     Ok(())
+}
+
+/// Makes a log file again if it holds nothing but its head. Whoever made it may have died before its name was durable, or because the sync of the directory had
+/// failed; that a later sync succeeds proves nothing about it. Without records nothing depends on it yet; but the file before it may get its name as that of its
+/// successor next, or the files that it stands in for may go, and then it must stay.
+async fn make_sure_of<R: Runtime>(rt: &R, dir: &Path, first_index: u64) -> Result<(), StorageError> {
+    let path = dir.join(log_name(first_index));
+    if !holds_only_its_head(rt, &path).await? {
+        return Ok(());
+    }
+    let file = rt.disk().open(&path, Open::Read).await.map_err(StorageError::io("open", &path))?;
+    let len = file.len().await.map_err(StorageError::io("read", &path))?;
+    let bytes = file.read_at(0, usize::try_from(len).unwrap_or(usize::MAX)).await.map_err(StorageError::io("read", &path))?;
+    put_log(rt, dir, first_index, bytes).await.map(drop)
 }
 
 /// Whether the log file was made to follow a received snapshot.

@@ -3,7 +3,8 @@
 //!
 //! Rules:
 //! - [`Storage::append`] returns when its bytes are durable. After an error it refuses all further work: the caller must halt.
-//! - A new file is written under a temporary name, synced, renamed, and its directory synced, before anything depends on it.
+//! - A new file is written under a temporary name, synced, renamed, and its directory synced, before anything depends on it. A failed sync of the directory
+//!   is final as that of a file is: the process halts, and the next start makes the file again before it counts.
 //! - Opening takes the newest snapshot and the log after it. An end that was never durable is dropped. Everything else that is missing
 //!   or damaged is refused with the file's name and with what to do; nothing is ever skipped.
 
@@ -15,7 +16,7 @@ mod snapshot;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 
 use self::format::{
@@ -229,9 +230,11 @@ impl<R: Runtime> Storage<R> {
         // Failed until both have succeeded: also if this future is dropped between them.
         self.failed = true;
         let path = self.path();
-        self.file.write_at(self.position, [bytes.freeze()].into_iter().collect()).await.map_err(StorageError::io("write to", &path))?;
-        if !plant!(&self.rt, "znode-ack-before-sync") {
-            self.file.sync_data().await.map_err(StorageError::io("sync", &path))?;
+        let parts = [bytes.freeze()].into_iter().collect();
+        if plant!(&self.rt, "znode-ack-before-sync") {
+            self.file.write_at(self.position, parts).await.map_err(StorageError::io("write to", &path))?;
+        } else {
+            self.file.write_at_and_sync(self.position, parts).await.map_err(StorageError::io("write to, or sync,", &path))?;
         }
         self.failed = false;
         (self.position, self.durable_position) = (end, end);
@@ -329,16 +332,21 @@ async fn create_log<R: Runtime>(rt: &R, dir: &Path, head: &LogHead, identity: Op
         codec::write_frame(&mut bytes, FORMAT, kind::IDENTITY, &Placed { position, durable_before: 0, record })?;
     }
     let len = bytes.len() as u64;
-    let path = dir.join(log_name(head.first_index));
-    let temporary = dir.join(format!("{}{TEMPORARY_SUFFIX}", log_name(head.first_index)));
+    Ok((put_log(rt, dir, head.first_index, bytes.freeze()).await?, len))
+}
+
+/// Makes the log file of that first index with that content, durably; one that is there is replaced.
+async fn put_log<R: Runtime>(rt: &R, dir: &Path, first_index: u64, bytes: Bytes) -> Result<<R::Disk as Disk>::File, StorageError> {
+    let path = dir.join(log_name(first_index));
+    let temporary = dir.join(format!("{}{TEMPORARY_SUFFIX}", log_name(first_index)));
     let disk = rt.disk();
     let file = disk.open(&temporary, Open::Create).await.map_err(StorageError::io("create", &temporary))?;
     file.set_len(0).await.map_err(StorageError::io("empty", &temporary))?;
-    file.write_at(0, [bytes.freeze()].into_iter().collect()).await.map_err(StorageError::io("write to", &temporary))?;
+    file.write_at(0, [bytes].into_iter().collect()).await.map_err(StorageError::io("write to", &temporary))?;
     file.sync_data().await.map_err(StorageError::io("sync", &temporary))?;
     disk.rename(&temporary, &path).await.map_err(StorageError::io("rename", &temporary))?;
     disk.sync_dir(dir).await.map_err(StorageError::io("sync the directory", dir))?;
-    Ok((file, len))
+    Ok(file)
 }
 
 #[cfg(test)]

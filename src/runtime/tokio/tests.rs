@@ -91,14 +91,16 @@ fn a_thread_of_its_own_goes_on_while_the_others_are_busy_and_counts_from_the_sam
             let file = there.disk().open(&path, Open::CreateNew).await.unwrap();
             file.write_at(0, Parts::from_iter([Bytes::from_static(b"written")])).await.unwrap();
             file.sync_data().await.unwrap();
+            file.write_at_and_sync(7, Parts::from_iter([Bytes::from_static(b" and synced")])).await.unwrap();
+            let bytes = file.read_at(0, 100).await.unwrap();
             there.sleep(Duration::from_millis(2)).await;
-            (name, there.now(), file.guard().await.is_ok() && file.is_guarded().await.unwrap())
+            (name, there.now(), bytes, file.guard().await.is_ok() && file.is_guarded().await.unwrap())
         });
         // The only worker of this runtime waits, without letting go of it.
         let (sender, receiver) = std::sync::mpsc::channel();
         own.runtime().spawn("waiting", async move { sender.send(working.join().await.unwrap()).unwrap() });
-        let (name, at, is_guarded) = receiver.recv().unwrap();
-        assert_eq!(name.as_deref(), Some("own"));
+        let (name, at, bytes, is_guarded) = receiver.recv().unwrap();
+        assert_eq!((name.as_deref(), &bytes[..]), (Some("own"), &b"written and synced"[..]));
         assert!(is_guarded && at > before && at <= rt.now(), "{before:?} {at:?}");
         rt.blocking(move || own.join()).await;
     })

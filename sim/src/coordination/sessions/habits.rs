@@ -34,8 +34,7 @@ pub enum Habit {
 }
 
 /// All of them.
-const HABITS: [Habit; 10] =
-    [Habit::Works, Habit::Works, Habit::Locks, Habit::Locks, Habit::Queues, Habit::Watches, Habit::Watches, Habit::Reads, Habit::Sleeps, Habit::Storms];
+const HABITS: [Habit; 8] = [Habit::Works, Habit::Works, Habit::Locks, Habit::Locks, Habit::Queues, Habit::Watches, Habit::Sleeps, Habit::Storms];
 
 /// The znodes under which everything happens.
 const PLACES: [&str; 3] = ["/w", "/lock", "/queue"];
@@ -44,9 +43,14 @@ const PLACES: [&str; 3] = ["/w", "/lock", "/queue"];
 const WORK_COUNT: u64 = 4;
 
 impl Habit {
-    /// One of them.
-    pub fn draw(stream: &mut Stream) -> Self {
-        *stream.pick(&HABITS)
+    /// That of a client: the first two only look on, so that there is always somebody who must be told and somebody who must not be answered.
+    pub fn of(index: usize, stream: &mut Stream) -> Self {
+        let drawn = *stream.pick(&HABITS);
+        match index {
+            0 => Self::Reads,
+            1 => Self::Watches,
+            _ => drawn,
+        }
     }
 }
 

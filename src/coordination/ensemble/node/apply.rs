@@ -31,6 +31,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         let nonce = self.rt.random_u64();
         drop(self.origin.state_replaced(nonce)); // Whoever waited for them is told that the connection is lost.
         self.tell_network();
+        self.tell_removed();
         if let Some(observer) = &self.observer {
             observer.applied(self.raft_id, meta.index, meta.term, self.replicated.digest);
         }
@@ -42,6 +43,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         let mut changes = Vec::new();
         let mut ended: Option<Senseless> = None;
         let now_ms = clock_ms(self.rt.now());
+        let term_before = self.replicated.applied.1;
         {
             let shared = self.shared.clone();
             let mut tree = shared.tree.write().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -123,12 +125,16 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         }
         if !changes.is_empty() {
             self.tell_network();
+            self.tell_removed();
             if changes.contains(&Change::Remove(self.raft_id)) {
                 self.removed();
             }
         }
         for (answer, done) in answers {
             let _ = answer.send(done); // The caller may have gone; the change stands.
+        }
+        if self.replicated.applied.1 > term_before {
+            self.term_has_begun();
         }
         if self.leadership.is_leader && self.replicated.applied.1 == self.leadership.term {
             self.served();

@@ -129,7 +129,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         (self.entries_since_snapshot, self.bytes_since_snapshot) = (0, 0);
         let tree = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         let (index, term) = self.replicated.applied;
-        let meta = SnapshotMeta { index, term, conf_state: self.core.conf_state().clone(), last_zxid: tree.last_zxid() };
+        let meta = SnapshotMeta { index, term, conf_state: self.core.applied_conf_state().clone(), last_zxid: tree.last_zxid() };
         let state = self.replicated.to_snapshot();
         let Some(storage) = &self.storage else { return };
         let (rt, dir, storage_id, kept) = (self.rt.clone(), storage.dir().to_owned(), storage.storage_id(), self.options.snapshots_kept_count);

@@ -47,7 +47,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
             leadership: self.leadership,
             committed: self.core.committed(),
             applied: self.replicated.applied.0,
-            conf_state: self.core.conf_state().clone(),
+            conf_state: self.core.applied_conf_state().clone(),
             members: self.replicated.members.clone(),
             unreachable: self.network.as_ref().map(super::Network::unreachable).unwrap_or_default(),
         }
@@ -108,15 +108,30 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
         }
     }
 
+    fn was_removed(&self, member: u64) -> bool {
+        member < self.replicated.next_raft_id && !self.replicated.members.contains_key(&member)
+    }
+
+    /// The membership has changed: those that are connected and are no members any more are told.
+    pub(super) fn tell_removed(&mut self) {
+        let removed: Vec<u64> = self.connected.keys().copied().filter(|id| self.was_removed(*id)).collect();
+        for connection in removed.into_iter().filter_map(|id| self.connected.remove(&id)).flatten() {
+            let _ = connection.send(());
+        }
+    }
+
     /// A member has connected: it is told if it is none any more.
     pub(super) fn meet(&mut self, met: Met) {
-        let Met { member, address, log_format, is_removed } = met;
+        let Met { member, address, log_format, is_removed, removed_later } = met;
         // An id that was given and is nobody's: ids are never given twice.
-        let was_removed = member < self.replicated.next_raft_id && !self.replicated.members.contains_key(&member);
+        let was_removed = self.was_removed(member);
         let _ = is_removed.send(was_removed);
         if was_removed {
             return;
         }
+        let connections = self.connected.entry(member).or_default();
+        connections.retain(|connection| !connection.is_closed());
+        connections.push(removed_later);
         self.log_formats.insert(member, log_format);
         self.is_held_back = false;
         if self.met.insert(member, address.clone()) != Some(address) {

@@ -48,7 +48,7 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
     fn export(&self) -> ExportedState {
         let (index, term) = self.replicated.applied;
         let tree = self.shared.tree.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        let meta = SnapshotMeta { index, term, conf_state: self.core.conf_state().clone(), last_zxid: tree.last_zxid() };
+        let meta = SnapshotMeta { index, term, conf_state: self.core.applied_conf_state().clone(), last_zxid: tree.last_zxid() };
         ExportedState { meta, state: self.replicated.to_snapshot(), tree }
     }
 
@@ -68,14 +68,23 @@ impl<R: Runtime, C: Consensus> Node<R, C> {
                 let _ = answer.send(Err(lost()));
             }
         }
-        for id in again {
-            // Under a new number: a late answer to the old question is as true for it, but the library takes a question once.
-            if let Some(read) = self.reads.remove(&id) {
-                let id = self.next_read;
-                self.next_read += 1;
-                self.reads.insert(id, Read { asked_ticks: 0, ..read });
-                self.ask_to_read(id);
-            }
+        self.ask_again(again);
+    }
+
+    /// An entry of a newer term is applied: whoever leads in it answers reads from now on, and did not before. Those that have no answer yet need not wait until they
+    /// would ask again.
+    pub(super) fn term_has_begun(&mut self) {
+        let again = self.reads.iter().filter(|(_, read)| read.index.is_none()).map(|(id, _)| *id).collect();
+        self.ask_again(again);
+    }
+
+    /// Under new numbers: a late answer to the old question is as true for it, but the library takes a question once.
+    fn ask_again(&mut self, ids: Vec<u64>) {
+        for read in ids.into_iter().filter_map(|id| self.reads.remove(&id)).collect::<Vec<_>>() {
+            let id = self.next_read;
+            self.next_read += 1;
+            self.reads.insert(id, Read { asked_ticks: 0, ..read });
+            self.ask_to_read(id);
         }
     }
 }

@@ -22,7 +22,8 @@ async fn leader(rt: &TokioRuntime, dir: &std::path::Path) -> Subject {
 
 fn meet(node: &mut Subject, log_format: u16) {
     let (is_removed, _) = oneshot::channel();
-    node.meet(Met { member: 2, address: "b:2888".into(), log_format, is_removed });
+    let (removed_later, _) = oneshot::channel();
+    node.meet(Met { member: 2, address: "b:2888".into(), log_format, is_removed, removed_later });
 }
 
 /// What becomes of a request of this member's own, and whether the leader takes it from another.
