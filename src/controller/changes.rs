@@ -31,16 +31,57 @@ type Answers<T> = oneshot::Sender<Vec<Result<T, ApiError>>>;
 
 /// A request to change the metadata.
 pub(super) enum Change {
-    Create { topics: Vec<NewTopic>, validate_only: bool, answer: Answers<CreatedTopic> },
-    Delete { topics: Vec<TopicSelector>, answer: Answers<DeletedTopic> },
-    Grow { growths: Vec<NewPartitions>, validate_only: bool, answer: Answers<()> },
-    AlterIncrementally { resources: Vec<(ConfigResource, Vec<Alteration>)>, validate_only: bool, answer: Answers<()> },
-    Replace { resources: Vec<(ConfigResource, ConfigEntries)>, validate_only: bool, answer: Answers<()> },
-    AlterPartitions { from: i32, broker_epoch: i64, changes: Vec<(Uuid, i32, IsrChange)>, answer: Answers<PartitionImage> },
-    Leave { broker: i32, broker_epoch: Option<i64>, answer: Answers<Vec<PartitionName>> },
-    Elect { election: Election, partitions: Option<Vec<PartitionName>>, answer: Answers<Elected> },
-    Reassign { targets: Vec<(PartitionName, Option<Vec<i32>>)>, answer: Answers<()> },
-    Shutdown { done: oneshot::Sender<()> },
+    Create {
+        topics: Vec<NewTopic>,
+        validate_only: bool,
+        answer: Answers<CreatedTopic>,
+    },
+    Delete {
+        topics: Vec<TopicSelector>,
+        answer: Answers<DeletedTopic>,
+    },
+    Grow {
+        growths: Vec<NewPartitions>,
+        validate_only: bool,
+        answer: Answers<()>,
+    },
+    AlterIncrementally {
+        resources: Vec<(ConfigResource, Vec<Alteration>)>,
+        validate_only: bool,
+        answer: Answers<()>,
+    },
+    Replace {
+        resources: Vec<(ConfigResource, ConfigEntries)>,
+        validate_only: bool,
+        answer: Answers<()>,
+    },
+    AlterPartitions {
+        from: i32,
+        broker_epoch: i64,
+        changes: Vec<(Uuid, i32, IsrChange)>,
+        answer: Answers<PartitionImage>,
+    },
+    Leave {
+        broker: i32,
+        broker_epoch: Option<i64>,
+        answer: Answers<Vec<PartitionName>>,
+    },
+    Elect {
+        election: Election,
+        partitions: Option<Vec<PartitionName>>,
+        answer: Answers<Elected>,
+    },
+    Reassign {
+        targets: Vec<(PartitionName, Option<Vec<i32>>)>,
+        answer: Answers<()>,
+    },
+    /// No change: the image is to show all that the tree has.
+    CatchUp {
+        done: oneshot::Sender<()>,
+    },
+    Shutdown {
+        done: oneshot::Sender<()>,
+    },
 }
 
 impl Change {
@@ -54,6 +95,7 @@ impl Change {
             Self::Leave { answer, .. } => answer.is_closed(),
             Self::Elect { answer, .. } => answer.is_closed(),
             Self::Reassign { answer, .. } => answer.is_closed(),
+            Self::CatchUp { done } => done.is_closed(),
             Self::Shutdown { .. } => false,
         }
     }
@@ -98,7 +140,7 @@ pub(super) async fn fenced<R: Runtime>(
 
 /// The znodes of a partition that is new.
 pub(super) fn new_partition(topic: &str, partition: i32, replicas: &[i32], controller_epoch: i32, cluster: &Cluster<'_>) -> (Vec<Operation>, PartitionImage) {
-    let image = elections::created(replicas, cluster);
+    let image = elections::created(replicas, &cluster.at(topic, partition));
     let state = PartitionState::of(&image, controller_epoch);
     let operations =
         vec![Operation::create(znodes::partition_path(topic, partition), ""), Operation::create(znodes::state_path(topic, partition), state.encode())];
@@ -217,7 +259,7 @@ impl<R: Runtime> Changes<R> {
                 None => self.reassign(&targets).await,
                 Some(refusal) => targets.iter().map(|_| Err(refusal.clone())).collect(),
             })),
-            Change::Shutdown { done } => drop(done),
+            Change::CatchUp { done } | Change::Shutdown { done } => drop(done),
         }
     }
 

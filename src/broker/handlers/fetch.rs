@@ -313,7 +313,8 @@ impl<R: Runtime> Fetch<R> {
             // The first batch of a response always goes, however large (KIP-74).
             let first = taken_bytes == 0;
             let max_bytes = room.min(wanted.max_bytes.max(0) as usize);
-            if max_bytes > 0 || first {
+            let waits = self.follower.is_some_and(|(replica, _)| partition.holds_back(replica));
+            if !waits && (max_bytes > 0 || first) {
                 let read = match self.follower {
                     Some(_) => partition.read_written(wanted.fetch_offset, max_bytes, first).await,
                     None => partition.read_committed(wanted.fetch_offset, max_bytes, first).await,
@@ -353,6 +354,17 @@ impl<R: Runtime> Fetch<R> {
     }
 
     fn response(&self, look: Look<R>) -> FetchResponse<FileOf<R>> {
+        if self.follower.is_some() {
+            // Those seen are those without an error, in the order of the request.
+            let sent = look.data.iter().filter(|(_, data)| data.records_bytes() > 0);
+            let mut seen = look.seen.iter();
+            for (name, data) in sent {
+                let is_it = |(partition, _): &&(Arc<Partition<R>>, i64)| partition.id().partition == data.partition && *partition.id().topic == **name;
+                if let Some((partition, _)) = seen.find(is_it) {
+                    partition.sent_to_follower(data.records_bytes());
+                }
+            }
+        }
         let mut topics: Vec<FetchableTopicResponse<FileOf<R>>> = Vec::new();
         let mut last_key: Option<&TopicKey> = None;
         for ((key, _), (name, data)) in self.context.partitions.iter().zip(look.data) {
