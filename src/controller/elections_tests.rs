@@ -252,7 +252,7 @@ proptest! {
                 Event::Preferred => next = preferred(&at, &world.cluster()).ok(),
                 Event::Trouble(id, kind) => {
                     let Here { offline, lost, full } = &mut world.here;
-                    [&mut *offline, lost, full].into_iter().for_each(|brokers| drop(brokers.remove(&id)));
+                    [&mut *offline, lost, full].into_iter().for_each(|brokers| brokers.retain(|other| *other != id));
                     if let Some(brokers) = [offline, lost, full].into_iter().nth(kind.into()) {
                         brokers.insert(id);
                     }
