@@ -523,7 +523,7 @@ impl<R: Runtime> Changes<R> {
         }
         if !done.is_empty() {
             self.publish(|image| {
-                for owner in done {
+                for owner in done.iter().copied() {
                     let (resource, Ok(settings)) = &plans[owner] else { continue };
                     match resource {
                         ConfigResource::Topic(name) => {
@@ -539,6 +539,15 @@ impl<R: Runtime> Changes<R> {
                     }
                 }
             });
+        }
+        for owner in done {
+            if let (ConfigResource::Topic(topic), _) = &plans[owner]
+                && let Err(failure) = self.review_if_leaderless(topic).await
+            {
+                // The settings are changed all the same; the tree is read anew, and all partitions are looked at then.
+                tracing::info!(%failure, topic, "a partition without a leader could not be looked at after its topic's settings were changed");
+                self.is_doubtful.store(true, Ordering::Relaxed);
+            }
         }
         results
     }

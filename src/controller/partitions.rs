@@ -143,6 +143,18 @@ impl<R: Runtime> Changes<R> {
         Ok(())
     }
 
+    /// Looks at all partitions if one of this topic has no leader: its settings are others now, and may allow an unclean election.
+    pub(super) async fn review_if_leaderless(&self, topic: &str) -> Result<(), Failure> {
+        let image = self.image();
+        let is_leaderless = |topic: &Arc<TopicImage>| topic.partitions.iter().any(|partition| partition.leader == elections::NOBODY);
+        if !image.topic(topic).is_some_and(is_leaderless) {
+            return Ok(());
+        }
+        let brokers = image.brokers.clone();
+        drop(image);
+        self.review(brokers).await
+    }
+
     /// Writes down which log directory each broker has, once nothing says of another one that it is in sync.
     pub(super) async fn remember_directories(&self, brokers: &BTreeMap<i32, BrokerInfo>) -> Result<(), Failure> {
         let news = self.reigning().news(brokers);

@@ -501,7 +501,11 @@ impl<R: Runtime> Task<R> {
                 ConfigEntity::Topic(name) => {
                     if let Some(topic) = image.topic(&name).filter(|topic| topic.config != settings) {
                         let topic = Arc::new(TopicImage { config: settings, ..TopicImage::clone(topic) });
+                        drop(image);
                         self.changes.publish(|image| image.put_topic(topic));
+                        if self.changes.reign.is_some() {
+                            self.changes.review_if_leaderless(&name).await?;
+                        }
                     }
                 }
                 ConfigEntity::Broker(id) if image.broker_configs.get(&id) != Some(&settings) => {

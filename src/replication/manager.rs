@@ -468,6 +468,9 @@ impl<R: Runtime> ReplicaManager<R> {
                 Ok(log)
             }
             Err(error) => {
+                if matches!(error, PartitionError::Offline { .. }) && !self.rules.troubles.is_lost(id) {
+                    self.rules.troubles.went_offline(id);
+                }
                 let why = error.to_string();
                 let told = self.offline.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), why.clone());
                 if told.is_none_or(|told| told != why) {

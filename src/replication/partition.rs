@@ -389,14 +389,17 @@ impl<R: Runtime> Partition<R> {
     /// Whether a follower is to get nothing for now: it is throttled, not in sync, and more than allowed was sent already.
     pub fn holds_back(&self, follower: i32) -> bool {
         let is_behind = || matches!(&*self.role(), Role::Leader(leader) if !leader.isr().contains(&follower));
-        self.throttles_followers.load(Ordering::Acquire) && is_behind() && self.rules.quotas.leader.is_exceeded(self.log.runtime().now())
+        self.throttles_followers() && is_behind() && self.rules.quotas.leader.is_exceeded(self.log.runtime().now())
     }
 
-    /// So many bytes are sent to a follower.
+    /// Whether what it sends to followers counts against the bound.
+    pub fn throttles_followers(&self) -> bool {
+        self.throttles_followers.load(Ordering::Acquire)
+    }
+
+    /// So many bytes that count are sent to a follower.
     pub fn sent_to_follower(&self, bytes: u64) {
-        if self.throttles_followers.load(Ordering::Acquire) {
-            self.rules.quotas.leader.record(bytes, self.log.runtime().now());
-        }
+        self.rules.quotas.leader.record(bytes, self.log.runtime().now());
     }
 
     /// An append failed: if its log is at fault, the controller may have to know. Of the only replica nobody else can lead.

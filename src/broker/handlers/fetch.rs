@@ -170,6 +170,8 @@ struct Look<R: Runtime> {
     urgent: bool,
     /// What to wait for: each partition and how far it could be read when it was looked at.
     seen: Vec<(Arc<Partition<R>>, i64)>,
+    /// What counts against the bound of what is sent to followers, in bytes (KIP-73).
+    throttled: Vec<(Arc<Partition<R>>, u64)>,
 }
 
 impl<R: Runtime> Fetch<R> {
@@ -231,14 +233,19 @@ impl<R: Runtime> Fetch<R> {
     }
 
     async fn look(&self) -> Look<R> {
-        let mut look = Look { data: Vec::with_capacity(self.context.partitions.len()), bytes: 0, urgent: false, seen: Vec::new() };
+        let mut look = Look { data: Vec::with_capacity(self.context.partitions.len()), bytes: 0, urgent: false, seen: Vec::new(), throttled: Vec::new() };
         for (key, wanted) in &self.context.partitions {
             let (name, found) = self.find(key);
             let data = match found {
                 Ok(partition) => {
                     look.seen.push((Arc::clone(&partition), self.readable_end(&partition)));
                     match self.read(&partition, wanted, key.1, look.bytes).await {
-                        Ok(data) => data,
+                        Ok(data) => {
+                            if self.follower.is_some() && data.records_bytes() > 0 && partition.throttles_followers() {
+                                look.throttled.push((Arc::clone(&partition), data.records_bytes()));
+                            }
+                            data
+                        }
                         Err(error) => PartitionData { log_start_offset: partition.log().log_start_offset(), ..PartitionData::error(key.1, error) },
                     }
                 }
@@ -354,17 +361,7 @@ impl<R: Runtime> Fetch<R> {
     }
 
     fn response(&self, look: Look<R>) -> FetchResponse<FileOf<R>> {
-        if self.follower.is_some() {
-            // Those seen are those without an error, in the order of the request.
-            let sent = look.data.iter().filter(|(_, data)| data.records_bytes() > 0);
-            let mut seen = look.seen.iter();
-            for (name, data) in sent {
-                let is_it = |(partition, _): &&(Arc<Partition<R>>, i64)| partition.id().partition == data.partition && *partition.id().topic == **name;
-                if let Some((partition, _)) = seen.find(is_it) {
-                    partition.sent_to_follower(data.records_bytes());
-                }
-            }
-        }
+        look.throttled.iter().for_each(|(partition, bytes)| partition.sent_to_follower(*bytes));
         let mut topics: Vec<FetchableTopicResponse<FileOf<R>>> = Vec::new();
         let mut last_key: Option<&TopicKey> = None;
         for ((key, _), (name, data)) in self.context.partitions.iter().zip(look.data) {
