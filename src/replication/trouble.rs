@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(book.told(start + ms(900)), (BrokerTroubles::default(), Some(ms(100))), "retention may make room");
         assert_eq!(kinds(start + ms(1_000)), [Trouble::Full]);
         assert_eq!(book.to_probe(start + ms(10_900)), []);
-        assert_eq!(book.to_probe(start + ms(11_000)), [id.clone()]);
+        assert_eq!(book.to_probe(start + ms(11_000)), std::slice::from_ref(&id));
         book.found_room(&id);
         assert_eq!(book.told(start + ms(11_000)), (BrokerTroubles::default(), None));
         book.found_no_room(&id, start + ms(11_000));
