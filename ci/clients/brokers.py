@@ -229,6 +229,13 @@ class Cluster:
             return found
         return {}
 
+    def start(self):
+        """Starts all, and waits until each answers."""
+        for broker in self.brokers:
+            broker.start()
+        for broker in self.brokers:
+            wait(f"broker {broker.number} answers", lambda broker=broker: self.ottla("topic", "list", "--bootstrap-server", broker.address, "--timeout-ms", "1000") is not None)
+
     def controller(self):
         """The controller's number by the coordination service; nothing while there is none."""
         text = self.ottla("coordination", "get", "/controller", "--server", self.hosts)
