@@ -14,6 +14,7 @@ pub mod handlers;
 mod start;
 mod to_controller;
 mod topics;
+mod troubles;
 
 pub use start::StartError;
 

@@ -184,9 +184,9 @@ class Broker:
 
 
 class Cluster:
-    """Three brokers, on an ensemble inside them or on one that is given."""
+    """Three brokers, on an ensemble inside them or on one that is given. `more` says of a number which keys that broker has besides."""
 
-    def __init__(self, binary, directory, connect=None):
+    def __init__(self, binary, directory, connect=None, more=lambda number: {}):
         bridge()
         secret = directory / "secret"
         secret.touch(mode=0o600)
@@ -197,7 +197,7 @@ class Cluster:
             servers = {f"server.{n}": f"{PREFIX}{n}:{PEER_PORT}" for n in (1, 2, 3)}
             own = {**servers, "server.id": number, "coordination.secret.file": secret, "clientPort": CLIENT_PORT, "clientPortAddress": PREFIX + str(number), "tickTime": 500,
                    "4lw.commands.whitelist": "*"}
-            self.brokers.append(Broker(binary, directory / f"broker-{number}", number, {"zookeeper.connect": connect} if connect else own))
+            self.brokers.append(Broker(binary, directory / f"broker-{number}", number, {**({"zookeeper.connect": connect} if connect else own), **more(number)}))
 
     def __getitem__(self, number):
         return self.brokers[number - 1]
@@ -228,6 +228,13 @@ class Cluster:
                     found[int(fields["partition"])] = (leader, [int(n) for n in fields["isr"].split(",") if n])
             return found
         return {}
+
+    def start(self):
+        """Starts all, and waits until each answers."""
+        for broker in self.brokers:
+            broker.start()
+        for broker in self.brokers:
+            wait(f"broker {broker.number} answers", lambda broker=broker: self.ottla("topic", "list", "--bootstrap-server", broker.address, "--timeout-ms", "1000") is not None)
 
     def controller(self):
         """The controller's number by the coordination service; nothing while there is none."""

@@ -20,7 +20,7 @@ use crate::config::broker::BrokerConfig;
 use crate::config::listener::Listener as ListenerConfig;
 use crate::config::topic;
 use crate::controller::image::{BrokerInfo, Endpoint};
-use crate::controller::{Controller, ControllerConfig, adoption, topic_settings};
+use crate::controller::{Controller, ControllerConfig, adoption, missing_replicas, topic_settings};
 use crate::coordination::service::ServiceError;
 use crate::group::coordinator::{CoordinatorConfig, GroupCoordinator};
 use crate::group::state::GroupConfig;
@@ -29,6 +29,7 @@ use crate::replication::fetcher::FetcherConfig;
 use crate::replication::log_config::log_config;
 use crate::replication::manager::{ReplicaConfig, ReplicaManager};
 use crate::runtime::{Listener, Runtime, bind};
+use crate::topic_partition::TopicPartition;
 
 /// Why a broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +108,13 @@ impl<R: Runtime> Broker<R> {
             let created = adoption::register(&runtime, &session, config.broker_id, logs.cluster_id(), segment_bytes, adoption).await?;
             tracing::info!(topics = created.len(), partitions = adoption.partitions.len(), "registered the topics of adopted data directories");
         }
+        let is_one_down = logs.directory_ids().len() < config.log_dirs.len();
+        let has_log = |topic: &str, number: i32| {
+            let id = TopicPartition::new(topic, number);
+            logs.get(&id).is_some() || logs.offline().contains_key(&id)
+        };
+        // Before the registration: who sees that sees this.
+        let troubles = missing_replicas(&session, config.broker_id, &logs.directory_ids(), is_one_down, has_log).await?;
         let controller = Controller::start(
             runtime.clone(),
             session,
@@ -147,6 +155,8 @@ impl<R: Runtime> Broker<R> {
             bound,
             config,
         });
+        broker.replicas.troubles().begin(&troubles);
+        broker.runtime.spawn("replica-troubles", Arc::clone(&broker).tell_troubles(troubles));
         // Before the first image makes leaders.
         broker.runtime.spawn("isr-proposals", Arc::clone(&broker).carry_proposals(broker.replicas.take_proposals()));
         broker.start_following().await;

@@ -33,6 +33,9 @@ impl<R: Runtime> Topics for KnownTopics<R> {
 /// whose log failed: on a disk that was full, say.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// How long a request waits at most for this broker to hear of a topic that it does not know.
+const CATCH_UP: Duration = Duration::from_millis(500);
+
 /// How far the replicas have followed the metadata. One task follows, image after image: two that did it at the same time could apply
 /// the older image last, and delete what the newer one had made; and a request that did it itself could be dropped half-way with its
 /// connection.
@@ -99,6 +102,13 @@ impl<R: Runtime> Broker<R> {
         let mut served = self.following.served.subscribe();
         self.following.wake.notify_one();
         let _ = served.wait_for(|served| *served >= ticket).await;
+    }
+
+    /// Waits until the replicas have followed all that the tree has, for somebody asks for what this broker does not know; not long, for there may be nothing to know.
+    pub async fn catch_up(&self) {
+        if self.controller.catch_up(CATCH_UP).await {
+            self.follow_image().await;
+        }
     }
 
     /// Errors of single partitions are told in the log; the others are served.

@@ -7,6 +7,10 @@ use crate::config::definition::Kind;
 pub enum ConfigSource {
     /// Set on the topic.
     Topic = 1,
+    /// Set on one broker while it runs.
+    DynamicBroker = 2,
+    /// Set on all brokers while they run.
+    DynamicDefaultBroker = 3,
     /// From the broker's file or command line.
     StaticBroker = 4,
     /// Nobody set it.

@@ -31,16 +31,57 @@ type Answers<T> = oneshot::Sender<Vec<Result<T, ApiError>>>;
 
 /// A request to change the metadata.
 pub(super) enum Change {
-    Create { topics: Vec<NewTopic>, validate_only: bool, answer: Answers<CreatedTopic> },
-    Delete { topics: Vec<TopicSelector>, answer: Answers<DeletedTopic> },
-    Grow { growths: Vec<NewPartitions>, validate_only: bool, answer: Answers<()> },
-    AlterIncrementally { resources: Vec<(ConfigResource, Vec<Alteration>)>, validate_only: bool, answer: Answers<()> },
-    Replace { resources: Vec<(ConfigResource, ConfigEntries)>, validate_only: bool, answer: Answers<()> },
-    AlterPartitions { from: i32, broker_epoch: i64, changes: Vec<(Uuid, i32, IsrChange)>, answer: Answers<PartitionImage> },
-    Leave { broker: i32, broker_epoch: Option<i64>, answer: Answers<Vec<PartitionName>> },
-    Elect { election: Election, partitions: Option<Vec<PartitionName>>, answer: Answers<Elected> },
-    Reassign { targets: Vec<(PartitionName, Option<Vec<i32>>)>, answer: Answers<()> },
-    Shutdown { done: oneshot::Sender<()> },
+    Create {
+        topics: Vec<NewTopic>,
+        validate_only: bool,
+        answer: Answers<CreatedTopic>,
+    },
+    Delete {
+        topics: Vec<TopicSelector>,
+        answer: Answers<DeletedTopic>,
+    },
+    Grow {
+        growths: Vec<NewPartitions>,
+        validate_only: bool,
+        answer: Answers<()>,
+    },
+    AlterIncrementally {
+        resources: Vec<(ConfigResource, Vec<Alteration>)>,
+        validate_only: bool,
+        answer: Answers<()>,
+    },
+    Replace {
+        resources: Vec<(ConfigResource, ConfigEntries)>,
+        validate_only: bool,
+        answer: Answers<()>,
+    },
+    AlterPartitions {
+        from: i32,
+        broker_epoch: i64,
+        changes: Vec<(Uuid, i32, IsrChange)>,
+        answer: Answers<PartitionImage>,
+    },
+    Leave {
+        broker: i32,
+        broker_epoch: Option<i64>,
+        answer: Answers<Vec<PartitionName>>,
+    },
+    Elect {
+        election: Election,
+        partitions: Option<Vec<PartitionName>>,
+        answer: Answers<Elected>,
+    },
+    Reassign {
+        targets: Vec<(PartitionName, Option<Vec<i32>>)>,
+        answer: Answers<()>,
+    },
+    /// No change: the image is to show all that the tree has.
+    CatchUp {
+        done: oneshot::Sender<()>,
+    },
+    Shutdown {
+        done: oneshot::Sender<()>,
+    },
 }
 
 impl Change {
@@ -54,6 +95,7 @@ impl Change {
             Self::Leave { answer, .. } => answer.is_closed(),
             Self::Elect { answer, .. } => answer.is_closed(),
             Self::Reassign { answer, .. } => answer.is_closed(),
+            Self::CatchUp { done } => done.is_closed(),
             Self::Shutdown { .. } => false,
         }
     }
@@ -103,7 +145,7 @@ pub(super) async fn fenced<R: Runtime>(
 
 /// The znodes of a partition that is new.
 pub(super) fn new_partition(topic: &str, partition: i32, replicas: &[i32], controller_epoch: i32, cluster: &Cluster<'_>) -> (Vec<Operation>, PartitionImage) {
-    let image = elections::created(replicas, cluster);
+    let image = elections::created(replicas, &cluster.at(topic, partition));
     let state = PartitionState::of(&image, controller_epoch);
     let operations =
         vec![Operation::create(znodes::partition_path(topic, partition), ""), Operation::create(znodes::state_path(topic, partition), state.encode())];
@@ -222,7 +264,7 @@ impl<R: Runtime> Changes<R> {
                 None => self.reassign(&targets).await,
                 Some(refusal) => targets.iter().map(|_| Err(refusal.clone())).collect(),
             })),
-            Change::Shutdown { done } => drop(done),
+            Change::CatchUp { done } | Change::Shutdown { done } => drop(done),
         }
     }
 
@@ -486,7 +528,7 @@ impl<R: Runtime> Changes<R> {
         }
         if !done.is_empty() {
             self.publish(|image| {
-                for owner in done {
+                for owner in done.iter().copied() {
                     let (resource, Ok(settings)) = &plans[owner] else { continue };
                     match resource {
                         ConfigResource::Topic(name) => {
@@ -502,6 +544,15 @@ impl<R: Runtime> Changes<R> {
                     }
                 }
             });
+        }
+        for owner in done {
+            if let (ConfigResource::Topic(topic), _) = &plans[owner]
+                && let Err(failure) = self.review_if_leaderless(topic).await
+            {
+                // The settings are changed all the same; the tree is read anew, and all partitions are looked at then.
+                tracing::info!(%failure, topic, "a partition without a leader could not be looked at after its topic's settings were changed");
+                self.is_doubtful.store(true, Ordering::Relaxed);
+            }
         }
         results
     }

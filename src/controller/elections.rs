@@ -7,12 +7,15 @@
 //!   lead, the in-sync replicas stay as they are: each of them has all that was committed.
 //! - Every leadership has its epoch, also one that the same broker gets in another life ([`PartitionImage::leader_broker_epoch`]).
 //! - A broker whose log directory is another than before has nothing of what it had: it is in sync nowhere.
+//! - What a broker says of one of its replicas holds for that one as the like holds for a broker: offline, as if it had gone; lost, as if its directory were
+//!   another; full, as if it were about to leave.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use kafka_protocol::error::ResponseError as Error;
 
 use super::image::{BrokerInfo, PartitionImage};
+use super::troubles::{Here, Troubles};
 use crate::plant;
 use crate::runtime::Runtime;
 
@@ -28,6 +31,10 @@ pub(super) struct Cluster<'a> {
     pub(super) leaving: &'a BTreeSet<i32>,
     /// Those whose log directory was lost or exchanged since they were in sync.
     pub(super) wiped: &'a BTreeSet<i32>,
+    /// What brokers say of their replicas.
+    pub(super) troubles: &'a Troubles,
+    /// What they say of the partition that is judged.
+    pub(super) here: &'a Here,
     /// Off but in tests.
     pub(super) plants: Plants,
 }
@@ -55,17 +62,33 @@ impl Plants {
 }
 
 impl Cluster<'_> {
+    /// The brokers as they are for one partition.
+    pub(super) fn at(self, topic: &str, number: i32) -> Self {
+        Self { here: self.troubles.here(topic, number), ..self }
+    }
+
+    /// Whether it is there, and has a replica that can be used.
     fn is_registered(&self, id: i32) -> bool {
-        self.brokers.contains_key(&id)
+        self.brokers.contains_key(&id) && !self.here.offline.contains(&id)
+    }
+
+    /// Whether what it had is gone with its log directory.
+    fn is_wiped(&self, id: i32) -> bool {
+        (self.wiped.contains(&id) || self.here.lost.contains(&id)) && !self.plants.forgets_directories
     }
 
     /// Whether it is there, with the log that it had.
     fn is_alive(&self, id: i32) -> bool {
-        self.is_registered(id) && (!self.wiped.contains(&id) || self.plants.forgets_directories)
+        self.is_registered(id) && !self.is_wiped(id)
+    }
+
+    /// Whether it is on its way out: of the cluster, or of this partition.
+    fn is_leaving(&self, id: i32) -> bool {
+        self.leaving.contains(&id) || self.here.full.contains(&id)
     }
 
     fn may_lead(&self, id: i32) -> bool {
-        self.is_alive(id) && !self.leaving.contains(&id)
+        self.is_alive(id) && !self.is_leaving(id)
     }
 
     fn epoch(&self, id: i32) -> i64 {
@@ -102,7 +125,7 @@ fn elect(partition: &PartitionImage, cluster: &Cluster<'_>) -> Option<i32> {
 
 /// The partition after brokers came, went, or came back in another life; `None` if it stays as it is.
 pub(super) fn reviewed(partition: &PartitionImage, cluster: &Cluster<'_>, may_be_unclean: bool) -> Option<PartitionImage> {
-    let had: Vec<i32> = partition.isr.iter().copied().filter(|id| !cluster.wiped.contains(id) || cluster.plants.forgets_directories).collect();
+    let had: Vec<i32> = partition.isr.iter().copied().filter(|id| !cluster.is_wiped(*id)).collect();
     let stays = cluster.is_alive(partition.leader) && had.contains(&partition.leader);
     let of_those_who_have = PartitionImage { isr: had, ..partition.clone() };
     let leader = if stays { Some(partition.leader) } else { elect(&of_those_who_have, cluster) };
@@ -125,6 +148,8 @@ pub(super) fn reviewed(partition: &PartitionImage, cluster: &Cluster<'_>, may_be
             None => led_by(&of_those_who_have, NOBODY, of_those_who_have.isr.clone(), cluster),
         },
     };
+    // Who has no room hands over, as at a controlled stop. Where nobody leads it would only be missed.
+    let next = cluster.here.full.iter().fold(next, |next, id| left(&next, *id, cluster).filter(|_| next.leader != NOBODY).unwrap_or(next));
     (next != *partition).then_some(next)
 }
 
@@ -173,7 +198,7 @@ pub(super) fn proposed(partition: &PartitionImage, from: i32, change: &IsrChange
     }
     for (id, epoch) in &change.isr {
         let joins = !partition.isr.contains(id);
-        let is_eligible = cluster.is_alive(*id) && (*epoch == -1 || *epoch == cluster.epoch(*id)) && !(joins && cluster.leaving.contains(id));
+        let is_eligible = cluster.is_alive(*id) && (*epoch == -1 || *epoch == cluster.epoch(*id)) && !(joins && cluster.is_leaving(*id));
         if !is_eligible && *id != from {
             return Err(Error::IneligibleReplica);
         }
@@ -230,15 +255,18 @@ pub(super) fn unclean(partition: &PartitionImage, cluster: &Cluster<'_>) -> Resu
 
 /// The partition on its way to other replicas (KIP-455): assigned to those that it gets, and to those that it has until they are no longer needed. A reassignment
 /// that is under way is replaced: what it added and is not wanted any more goes again.
-pub(super) fn reassigned(partition: &PartitionImage, target: &[i32], cluster: &Cluster<'_>) -> PartitionImage {
+///
+/// # Errors
+/// INVALID_REPLICA_ASSIGNMENT if none of the in-sync replicas would stay: those of a reassignment that is replaced may be the only ones, or there are none, after
+/// the loss of a disk. Nothing is changed then.
+pub(super) fn reassigned(partition: &PartitionImage, target: &[i32], cluster: &Cluster<'_>) -> Result<PartitionImage, Error> {
     // What it had before any reassignment began.
     let origin: Vec<i32> = partition.replicas.iter().copied().filter(|id| !partition.adding.contains(id)).collect();
     let adding: Vec<i32> = target.iter().copied().filter(|id| !origin.contains(id)).collect();
     let removing: Vec<i32> = origin.iter().copied().filter(|id| !target.contains(id)).collect();
     let replicas: Vec<i32> = target.iter().copied().chain(removing.iter().copied()).collect();
-    let next = PartitionImage { adding, removing, ..partition.clone() };
-    let next = narrowed(&next, replicas, cluster).unwrap_or(next);
-    completed(&next, cluster).unwrap_or(next)
+    let next = narrowed(&PartitionImage { adding, removing, ..partition.clone() }, replicas, cluster).ok_or(Error::InvalidReplicaAssignment)?;
+    Ok(completed(&next, cluster).unwrap_or(next))
 }
 
 /// The partition without the reassignment that is under way; `None` if there is none, or if what it had before cannot lead.

@@ -8,16 +8,19 @@ struct World {
     brokers: BTreeMap<i32, BrokerInfo>,
     leaving: BTreeSet<i32>,
     wiped: BTreeSet<i32>,
+    here: Here,
+    troubles: Troubles,
 }
 
 impl World {
     fn of(brokers: &[(i32, i64)]) -> Self {
         let brokers = brokers.iter().map(|&(id, epoch)| (id, BrokerInfo { id, epoch, endpoints: vec![], rack: None, directory_ids: vec![] })).collect();
-        Self { brokers, leaving: BTreeSet::new(), wiped: BTreeSet::new() }
+        Self { brokers, leaving: BTreeSet::new(), wiped: BTreeSet::new(), here: Here::default(), troubles: Troubles::default() }
     }
 
     fn cluster(&self) -> Cluster<'_> {
-        Cluster { brokers: &self.brokers, leaving: &self.leaving, wiped: &self.wiped, plants: Plants::default() }
+        let Self { brokers, leaving, wiped, here, troubles } = self;
+        Cluster { brokers, leaving, wiped, troubles, here, plants: Plants::default() }
     }
 }
 
@@ -122,7 +125,7 @@ fn elections_on_request() {
 #[test]
 fn a_reassignment_keeps_what_it_has_until_it_has_what_it_wants() {
     let world = World::of(&[(1, 10), (2, 20), (3, 30), (4, 40)]);
-    let on_the_way = reassigned(&partition(1, 10, &[1, 2, 3]), &[4, 2], &world.cluster());
+    let on_the_way = reassigned(&partition(1, 10, &[1, 2, 3]), &[4, 2], &world.cluster()).unwrap();
     assert_eq!((&*on_the_way.replicas, &*on_the_way.adding, &*on_the_way.removing), (&[4, 2, 1, 3][..], &[4][..], &[1, 3][..]));
     assert_eq!((on_the_way.leader, on_the_way.leader_epoch), (1, 5));
     let change = IsrChange { leader_epoch: 5, partition_epoch: 9, isr: vec![(1, 10), (2, 20), (3, 30), (4, 40)] };
@@ -133,10 +136,47 @@ fn a_reassignment_keeps_what_it_has_until_it_has_what_it_wants() {
     assert_eq!((&*back.isr, back.leader, back.is_reassigning()), (&[1, 2, 3][..], 1, false));
     assert_eq!(back.replicas.iter().collect::<BTreeSet<_>>(), [1, 2, 3].iter().collect());
     assert_eq!(cancelled(&back, &world.cluster()), None);
-    let fewer = reassigned(&partition(1, 10, &[1, 2, 3]), &[2, 3], &world.cluster());
+    let fewer = reassigned(&partition(1, 10, &[1, 2, 3]), &[2, 3], &world.cluster()).unwrap();
     assert_eq!((&*fewer.replicas, fewer.leader, fewer.is_reassigning()), (&[2, 3][..], 2, false), "nothing to wait for");
-    let another = reassigned(&on_the_way, &[3], &world.cluster());
+    let another = reassigned(&on_the_way, &[3], &world.cluster()).unwrap();
     assert!(!another.replicas.contains(&4) && !another.is_reassigning(), "what the first one added goes again: {another:?}");
+}
+
+#[test]
+fn a_reassignment_that_would_keep_no_in_sync_replica_is_refused() {
+    let world = World::of(&[(1, 10), (2, 20), (3, 30), (4, 40)]);
+    // Only what a reassignment adds is in sync: another one that does not want it has nothing to copy from.
+    let added = PartitionImage { leader: 4, isr: vec![4], replicas: vec![4, 2, 1], adding: vec![4], removing: vec![1, 2], ..partition(4, 40, &[4]) };
+    assert_eq!(reassigned(&added, &[3], &world.cluster()), Err(Error::InvalidReplicaAssignment));
+    assert_eq!(cancelled(&added, &world.cluster()), None);
+    let kept = reassigned(&added, &[3, 4], &world.cluster()).unwrap();
+    assert_eq!((&*kept.isr, &*kept.adding), (&[4][..], &[3, 4][..]));
+    // After the loss of the only disk nobody is in sync.
+    assert_eq!(reassigned(&partition(-1, -1, &[]), &[4], &world.cluster()), Err(Error::InvalidReplicaAssignment));
+}
+
+#[test]
+fn a_replica_in_trouble_is_judged_like_a_broker_in_trouble() {
+    let all = partition(1, 10, &[1, 2, 3]);
+    let with = |offline: &[i32], lost: &[i32], full: &[i32]| {
+        let set = |ids: &[i32]| ids.iter().copied().collect::<BTreeSet<i32>>();
+        World { here: Here { offline: set(offline), lost: set(lost), full: set(full) }, ..World::of(&[(1, 10), (2, 20), (3, 30)]) }
+    };
+    let review = |world: &World, partition: &PartitionImage| told(reviewed(partition, &world.cluster(), false));
+    assert_eq!(review(&with(&[1], &[], &[]), &all), Some((2, 5, vec![2, 3])), "its log is offline: another one leads");
+    assert_eq!(review(&with(&[1, 2, 3], &[], &[]), &all), Some((-1, 5, vec![1, 2, 3])), "each has all, on a disk that may come back");
+    assert_eq!(review(&with(&[], &[3], &[]), &all), Some((1, 4, vec![1, 2])));
+    assert_eq!(review(&with(&[], &[1], &[]), &partition(1, 10, &[1])), Some((-1, 5, vec![])), "what only it had is gone");
+    assert_eq!(review(&with(&[], &[], &[1]), &all), Some((2, 5, vec![2, 3])), "no room: it hands over");
+    assert_eq!(review(&with(&[], &[], &[1]), &partition(1, 10, &[1])), None, "and leads on if there is nobody else");
+    assert_eq!(review(&with(&[], &[], &[1, 2]), &all), Some((3, 5, vec![3])));
+    assert_eq!(review(&with(&[], &[], &[1, 2, 3]), &all), Some((1, 4, vec![1])), "they all have no room: one goes on");
+    assert_eq!(review(&with(&[], &[], &[2]), &partition(-1, -1, &[2])), Some((2, 5, vec![2])), "it can be read");
+    let change = IsrChange { leader_epoch: 4, partition_epoch: 9, isr: vec![(1, 10), (2, 20), (3, 30)] };
+    for world in [with(&[3], &[], &[]), with(&[], &[3], &[]), with(&[], &[], &[3])] {
+        assert_eq!(proposed(&partition(1, 10, &[1, 2]), 1, &change, &world.cluster()), Err(Error::IneligibleReplica));
+    }
+    assert_eq!(unclean(&partition(-1, -1, &[1]), &with(&[1, 2, 3], &[], &[]).cluster()), Err(Error::EligibleLeadersNotAvailable));
 }
 
 /// What happens to a partition.
@@ -149,6 +189,8 @@ enum Event {
     Reassign(Vec<i32>),
     Cancel,
     Preferred,
+    Trouble(i32, u8),
+    Unclean,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -161,6 +203,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => ids().prop_map(Event::Reassign),
         1 => Just(Event::Cancel),
         1 => Just(Event::Preferred),
+        1 => (1..6i32, 0..4u8).prop_map(|(id, kind)| Event::Trouble(id, kind)),
+        1 => Just(Event::Unclean),
     ]
 }
 
@@ -178,7 +222,7 @@ proptest! {
             let mut wiped = None;
             match event {
                 Event::Brokers(brokers) => {
-                    world = World::of(&brokers);
+                    world = World { here: world.here, ..World::of(&brokers) };
                     next = reviewed(&at, &world.cluster(), false);
                 }
                 Event::Wiped(id) => {
@@ -200,9 +244,25 @@ proptest! {
                     world.leaving.insert(id);
                     next = left(&at, id, &world.cluster());
                 }
-                Event::Reassign(target) => next = Some(reassigned(&at, &target, &world.cluster())),
+                Event::Reassign(target) => {
+                    next = reassigned(&at, &target, &world.cluster()).ok();
+                    prop_assert!(next.is_some() || at.isr.iter().all(|id| at.adding.contains(id) && !target.contains(id)) || at.leader != NOBODY, "{at:?}");
+                }
                 Event::Cancel => next = cancelled(&at, &world.cluster()),
                 Event::Preferred => next = preferred(&at, &world.cluster()).ok(),
+                Event::Trouble(id, kind) => {
+                    let Here { offline, lost, full } = &mut world.here;
+                    [&mut *offline, lost, full].into_iter().for_each(|brokers| brokers.retain(|other| *other != id));
+                    if let Some(brokers) = [offline, lost, full].into_iter().nth(kind.into()) {
+                        brokers.insert(id);
+                    }
+                    wiped = world.here.lost.contains(&id).then_some(id).filter(|id| world.brokers.contains_key(id));
+                    next = reviewed(&at, &world.cluster(), false);
+                }
+                Event::Unclean => {
+                    next = unclean(&at, &world.cluster()).ok();
+                    joins = next.iter().map(|next| next.leader).collect();
+                }
             }
             let Some(next) = next else { continue };
             prop_assert!(next.leader_epoch >= at.leader_epoch);
@@ -210,8 +270,12 @@ proptest! {
             prop_assert!(next.leader == NOBODY || (next.isr.contains(&next.leader) && next.replicas.contains(&next.leader)), "{next:?}");
             prop_assert!(next.isr.iter().all(|id| next.replicas.contains(id)));
             prop_assert!(next.isr.iter().all(|id| at.isr.contains(id) || joins.contains(id)), "{at:?} {next:?}");
-            prop_assert!(!next.isr.is_empty() || wiped.is_some() || at.isr.is_empty(), "{at:?} {next:?}");
+            let has_lost = |id: &i32| wiped == Some(*id) || world.here.lost.contains(id);
+            prop_assert!(!next.isr.is_empty() || at.isr.iter().all(has_lost), "{at:?} {next:?}");
             prop_assert!(wiped.is_none_or(|id| !next.isr.contains(&id)));
+            prop_assert!(next.adding.iter().chain(&next.removing).all(|id| next.replicas.contains(id)), "what is added or removed is assigned: {next:?}");
+            prop_assert!(next.adding.iter().all(|id| !next.removing.contains(id)), "{next:?}");
+            prop_assert!(next.replicas.iter().any(|id| !next.removing.contains(id)), "{next:?}");
             prop_assert_eq!(next.replicas.iter().collect::<BTreeSet<_>>().len(), next.replicas.len());
             if next.leader != NOBODY {
                 let life = (next.leader, next.leader_broker_epoch);

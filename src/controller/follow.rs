@@ -11,6 +11,8 @@ use super::znodes;
 pub(super) enum Part {
     /// Who is the controller.
     Controller,
+    /// What brokers say of their replicas: they write it before they register.
+    Offline,
     /// Which brokers are registered, and what they say.
     Brokers,
     /// The notices of changed settings.
@@ -28,6 +30,7 @@ impl Part {
     pub(super) fn of(path: &str) -> Option<Self> {
         match path {
             znodes::CONTROLLER => return Some(Self::Controller),
+            znodes::OFFLINE => return Some(Self::Offline),
             znodes::BROKER_IDS => return Some(Self::Brokers),
             znodes::CONFIG_CHANGES => return Some(Self::ConfigChanges),
             znodes::TOPICS => return Some(Self::Topics),
@@ -37,6 +40,9 @@ impl Part {
         let below = |parent: &str| path.strip_prefix(parent).and_then(|rest| rest.strip_prefix('/'));
         if below(znodes::BROKER_IDS).is_some() {
             return Some(Self::Brokers);
+        }
+        if below(znodes::OFFLINE).is_some() {
+            return Some(Self::Offline);
         }
         let topic = below(znodes::TOPICS)?.split('/').next()?;
         Some(Self::Topic(topic.into()))

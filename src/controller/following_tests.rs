@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::configs::AlterOperation;
 use super::configs::tests::TestRules;
 use super::image::{Endpoint, PartitionImage};
+use super::troubles::Trouble;
 use super::*;
 use crate::coordination::Coordination;
 use crate::coordination::client::{Connector, Options};
@@ -218,6 +219,109 @@ fn what_kafkas_tools_write_is_heeded() {
         one.create("after", &[1]).await.unwrap();
         assert_eq!(tree.coordination.exists("/brokers/topics/old").await.unwrap(), None);
         assert!(tree.coordination.children("/admin/delete_topics").await.unwrap().0.is_empty());
+    });
+}
+
+/// The partition `t-0` on these brokers.
+async fn replicated(node: &Node, replicas: &[i32]) {
+    let topic = NewTopic { assignments: vec![(0, replicas.to_vec())], ..NewTopic::named("t") };
+    node.controller.create_topics(vec![topic], false).await.remove(0).unwrap();
+}
+
+fn trouble(trouble: Trouble) -> BrokerTroubles {
+    BrokerTroubles { missing: Vec::new(), replicas: [((Arc::from("t"), 0), trouble)].into() }
+}
+
+#[test]
+fn what_a_broker_says_of_its_replicas_is_heeded_by_every_controller() {
+    with_tree(|tree| async move {
+        let (one, two, three) = (tree.broker(1).await, tree.broker(2).await, tree.broker(3).await);
+        one.sees(|image| image.brokers.len() == 3).await;
+        replicated(&one, &[1, 2, 3]).await;
+        // The leader has no room: it hands over, also if it is the controller itself.
+        one.controller.tell_troubles(&trouble(Trouble::Full)).await.unwrap();
+        let image = three.sees(|image| leader(image, "t", 0) == (2, 1)).await;
+        assert_eq!(image.partition("t", 0).unwrap().isr, [2, 3]);
+        two.controller.tell_troubles(&trouble(Trouble::Offline)).await.unwrap();
+        let image = three.sees(|image| leader(image, "t", 0) == (3, 2)).await;
+        assert_eq!(image.partition("t", 0).unwrap().isr, [3]);
+        three.controller.tell_troubles(&trouble(Trouble::Offline)).await.unwrap();
+        let image = three.sees(|image| leader(image, "t", 0) == (-1, 3)).await;
+        assert_eq!(image.partition("t", 0).unwrap().isr, [3], "its disk may come back");
+        // Another controller knows it too.
+        one.controller.shutdown().await;
+        two.sees(|image| image.brokers.len() == 2 && image.controller_id > 1).await;
+        assert!(two.controller.catch_up(Duration::from_secs(60)).await);
+        assert_eq!(leader(&two.controller.image(), "t", 0), (-1, 3));
+        three.controller.tell_troubles(&BrokerTroubles::default()).await.unwrap();
+        two.sees(|image| leader(image, "t", 0) == (3, 4)).await;
+        assert_eq!(tree.coordination.exists("/ottla/offline/3").await.unwrap(), None);
+    });
+}
+
+#[test]
+fn replicas_of_a_missing_directory_are_not_taken_for_empty() {
+    with_tree(|tree| async move {
+        let ids = [Uuid::from_u128(1 << 64 | 2), Uuid::from_u128(1 << 64 | 22)];
+        let with = |ids: &[Uuid]| ControllerConfig { broker: BrokerInfo { directory_ids: ids.to_vec(), ..config(2, 2).broker }, ..config(2, 2) };
+        let one = tree.broker(1).await;
+        let two = tree.start(with(&ids)).await.unwrap();
+        one.sees(|image| image.brokers.len() == 2).await;
+        one.create("t", &[2, 2, 1]).await.unwrap();
+        two.controller.shutdown().await;
+        one.sees(|image| leader(image, "t", 0).0 == -1).await;
+        // The log of the first partition is there, that of the second one was in the other directory.
+        let session = tree.session().await;
+        let look = |present: &'static [usize], is_one_down| {
+            let (session, present): (_, Vec<Uuid>) = (session.clone(), present.iter().map(|at| ids[*at]).collect());
+            async move { missing_replicas(&session, 2, &present, is_one_down, |_, number| number == 0).await.unwrap() }
+        };
+        let told = |trouble| BrokerTroubles { missing: vec![ids[1]], replicas: [((Arc::from("t"), 1), trouble)].into() };
+        assert_eq!(look(&[0, 1], false).await, BrokerTroubles::default());
+        assert_eq!(look(&[0], true).await, told(Trouble::Offline));
+        // A life without it: the tree knows one directory only, and the broker's word of the other one stays.
+        let two = tree.start(with(&ids[..1])).await.unwrap();
+        let image = one.sees(|image| leader(image, "t", 0).0 == 2).await;
+        assert_eq!(leader(&image, "t", 1).0, -1);
+        two.controller.shutdown().await;
+        assert_eq!(look(&[0], true).await, told(Trouble::Offline), "at its next start, too");
+        assert_eq!(look(&[0], false).await, told(Trouble::Lost), "another disk is in its place");
+        let _two = tree.start(with(&ids[..1])).await.unwrap();
+        let image = one.sees(|image| leader(image, "t", 0).0 == 2).await;
+        let lost = image.partition("t", 1).unwrap();
+        assert_eq!((lost.leader, lost.isr.len()), (-1, 0), "what only it had is gone");
+    });
+}
+
+#[test]
+fn an_unclean_election_is_held_as_soon_as_it_is_allowed() {
+    with_tree(|tree| async move {
+        let (one, two) = (tree.broker(1).await, tree.broker(2).await);
+        one.sees(|image| image.brokers.len() == 2).await;
+        replicated(&one, &[2, 1]).await;
+        one.controller.tell_troubles(&trouble(Trouble::Offline)).await.unwrap();
+        one.sees(|image| image.partition("t", 0).is_some_and(|partition| partition.isr == [2])).await;
+        two.controller.shutdown().await;
+        one.controller.tell_troubles(&BrokerTroubles::default()).await.unwrap();
+        one.sees(|image| leader(image, "t", 0) == (-1, 1)).await;
+        tree.coordination.set("/config/topics/t", r#"{"version":1,"config":{"unclean.leader.election.enable":"true"}}"#, ANY_VERSION).await.unwrap();
+        let notice = r#"{"version":2,"entity_path":"topics/t"}"#;
+        tree.coordination.create("/config/changes/config_change_", notice, CreateMode::PersistentSequential).await.unwrap();
+        one.sees(|image| leader(image, "t", 0) == (1, 2)).await;
+    });
+}
+
+#[test]
+fn who_has_caught_up_knows_what_was_made_before() {
+    with_tree(|tree| async move {
+        let (one, two) = (tree.broker(1).await, tree.broker(2).await);
+        one.sees(|image| image.brokers.len() == 2).await;
+        for number in 0..20 {
+            let name = format!("t{number}");
+            one.create(&name, &[2]).await.unwrap();
+            assert!(two.controller.catch_up(Duration::from_secs(60)).await);
+            assert_eq!(leader(&two.controller.image(), &name, 0), (2, 0));
+        }
     });
 }
 

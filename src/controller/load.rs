@@ -14,6 +14,7 @@ use super::configs::{ConfigRules, may_elect_uncleanly};
 use super::elections::{self, Cluster};
 use super::image::{BrokerInfo, PartitionImage, TopicImage, is_internal};
 use super::registration::{Reign, find, read_all};
+use super::troubles::BrokerTroubles;
 use super::znodes::{self, PartitionState, ZnodeError};
 use crate::coordination::client::{Session, Watcher};
 use crate::coordination::op::{ErrorCode, Failure, Operation, OperationResult};
@@ -96,6 +97,15 @@ pub(super) async fn read_directories<R: Runtime>(session: &Session<R>) -> Result
         directories.extend(id.filter(|_| !ids.is_empty()).map(|id| (id, ids)));
     }
     Ok(directories)
+}
+
+/// What each broker says of its replicas; `watcher` is told when that changes.
+pub(super) async fn read_troubles<R: Runtime>(session: &Session<R>, watcher: &Watcher) -> Result<BTreeMap<i32, BrokerTroubles>, Failure> {
+    let (names, _) = session.children_and_watch(znodes::OFFLINE, watcher).await?;
+    let paths: Vec<String> = names.iter().map(|name| format!("{}/{name}", znodes::OFFLINE)).collect();
+    let views = try_join_all(paths.iter().map(|path| find_and_watch(session, path, watcher))).await?;
+    let told = names.iter().zip(views).filter_map(|(name, view)| Some((name.parse().ok()?, BrokerTroubles::decode(&view?.data))));
+    Ok(told.collect())
 }
 
 /// The dynamic settings of brokers.
@@ -206,7 +216,7 @@ impl<R: Runtime> Load<'_, R> {
         let PartitionImage { replicas, adding, removing, .. } = assigned;
         let image = PartitionImage { adding, removing, ..PartitionState::decode(&path, &view.data)?.image(replicas, view.stat.version) };
         let Some(reign) = reign else { return Ok((image, Vec::new())) };
-        Ok(match elections::reviewed(&image, &self.cluster, may_be_unclean) {
+        Ok(match elections::reviewed(&image, &self.cluster.at(topic, index), may_be_unclean) {
             Some(next) => {
                 let content = PartitionState::of(&next, reign.epoch).encode_over(&view.data);
                 (next, vec![Operation::set(path, content, view.stat.version)])

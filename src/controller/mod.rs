@@ -15,6 +15,7 @@
 //! | `topics`, `configs` | what requests must fulfil, in Kafka's words |
 //! | `placement` | where replicas go |
 //! | `elections` | who leads and who is in sync: pure |
+//! | `troubles` | what brokers say of replicas that they cannot use: pure |
 //! | `znodes` | Kafka's paths and JSON |
 //! | `adoption` | topics of data directories that Kafka wrote |
 //! | `registration` | the layout, the broker's registration, the contest for the controllership |
@@ -36,6 +37,7 @@ pub mod placement;
 mod registration;
 mod task;
 pub mod topics;
+pub mod troubles;
 pub mod uuid_text;
 pub mod znodes;
 
@@ -50,6 +52,8 @@ pub use self::elections::IsrChange;
 pub use self::load::topic_settings;
 pub use self::partitions::{Elected, Election, PartitionName};
 pub(crate) use self::registration::create_chroot;
+pub use self::registration::missing_replicas;
+use self::troubles::BrokerTroubles;
 
 use self::changes::Change;
 use self::configs::{Alteration, ConfigEntries, ConfigResource, ConfigRules};
@@ -313,6 +317,29 @@ impl<R: Runtime> Controller<R> {
             () = late => Err(timed_out()),
         };
         results.unwrap_or_else(|error| (0..count).map(|_| Err(error.clone())).collect())
+    }
+
+    /// Waits until the image shows all that was in the tree when this was called, as far as this broker is served: it may be told of a topic later than the client that
+    /// made it. Whether it does; `false` if the service is away, or this takes `patience`.
+    pub async fn catch_up(&self, patience: Duration) -> bool {
+        let until = self.rt.now() + patience;
+        let (done, wait) = oneshot::channel();
+        let asked = async { self.changes.send(Queued { until, change: Change::CatchUp { done } }).await.is_ok() && wait.await.is_ok() };
+        let late = self.rt.timer(until);
+        tokio::select! {
+            biased;
+            is_done = asked => is_done,
+            () = late => false,
+        }
+    }
+
+    /// Writes down what this broker says of its replicas, for the controller, whoever it is.
+    ///
+    /// # Errors
+    /// [`Failure`]; to be tried again.
+    pub async fn tell_troubles(&self, told: &BrokerTroubles) -> Result<(), Failure> {
+        let session = self.sessions.borrow().clone();
+        registration::write_troubles(&session, self.broker_id, told).await
     }
 
     /// A producer id that nobody has and nobody will get again, not even after a crash.

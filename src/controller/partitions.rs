@@ -11,6 +11,7 @@ use super::changes::{Changes, Unit, multi_count, pack};
 use super::elections::{self, Cluster, IsrChange};
 use super::image::{BrokerInfo, MetadataImage, PartitionImage, TopicImage};
 use super::topics::ApiError;
+use super::troubles::{self, BrokerTroubles, Troubles};
 use super::znodes::{self, PartitionState};
 use super::{api_error, configs};
 use crate::coordination::op::{ANY_VERSION, ErrorCode, Failure, Operation, OperationResult};
@@ -45,6 +46,10 @@ pub(super) struct Reigning {
     leaving: BTreeMap<i32, i64>,
     /// The log directories of each broker when it was last in sync anywhere, as the tree has it.
     pub(super) directories: BTreeMap<i32, Vec<Uuid>>,
+    /// What brokers say of their replicas, as the tree has it.
+    told: BTreeMap<i32, BrokerTroubles>,
+    /// The same, by partition.
+    troubles: Arc<Troubles>,
 }
 
 impl Reigning {
@@ -57,6 +62,21 @@ impl Reigning {
         let has_one = |broker: &BrokerInfo| self.directories.get(&broker.id).is_none_or(|before| before.iter().any(|id| broker.directory_ids.contains(id)));
         let is_other = |broker: &BrokerInfo| !broker.directory_ids.is_empty() && !has_one(broker);
         brokers.values().filter(|broker| is_other(broker)).map(|broker| broker.id).collect()
+    }
+
+    /// Takes in what brokers say of their replicas. Whether that is other than before.
+    pub(super) fn take_troubles(&mut self, told: BTreeMap<i32, BrokerTroubles>) -> bool {
+        let is_new = self.told != told;
+        if is_new {
+            self.troubles = Arc::new(Troubles::of(&told));
+            self.told = told;
+        }
+        is_new
+    }
+
+    /// What they say, by partition.
+    pub(super) fn troubles(&self) -> Arc<Troubles> {
+        Arc::clone(&self.troubles)
     }
 
     /// Directories that are not written down yet.
@@ -73,11 +93,11 @@ impl<R: Runtime> Changes<R> {
 
     /// The brokers by which partitions are judged.
     pub(super) fn with_cluster<T>(&self, brokers: &BTreeMap<i32, BrokerInfo>, judge: impl FnOnce(&Cluster<'_>) -> T) -> T {
-        let (leaving, wiped) = {
+        let (leaving, wiped, troubles) = {
             let reigning = self.reigning();
-            (reigning.leaving(brokers), reigning.wiped(brokers))
+            (reigning.leaving(brokers), reigning.wiped(brokers), reigning.troubles())
         };
-        judge(&Cluster { brokers, leaving: &leaving, wiped: &wiped, plants: elections::Plants::of(&self.rt) })
+        judge(&Cluster { brokers, leaving: &leaving, wiped: &wiped, troubles: &troubles, here: troubles::NONE, plants: elections::Plants::of(&self.rt) })
     }
 
     /// What every partition is to be, as `rule` says; `None` if it stays.
@@ -91,7 +111,7 @@ impl<R: Runtime> Changes<R> {
             let partitions =
                 image.topics.values().flat_map(|topic| topic.partitions.iter().zip(0..).map(move |(partition, number)| (topic, partition, number)));
             let changed = partitions.filter_map(|(topic, partition, number)| {
-                let partition = rule(topic, partition, cluster)?;
+                let partition = rule(topic, partition, &cluster.at(&topic.name, number))?;
                 Some(Next { topic: topic.name.clone(), number, partition })
             });
             changed.collect()
@@ -121,6 +141,18 @@ impl<R: Runtime> Changes<R> {
             put(image, written);
         });
         Ok(())
+    }
+
+    /// Looks at all partitions if one of this topic has no leader: its settings are others now, and may allow an unclean election.
+    pub(super) async fn review_if_leaderless(&self, topic: &str) -> Result<(), Failure> {
+        let image = self.image();
+        let is_leaderless = |topic: &Arc<TopicImage>| topic.partitions.iter().any(|partition| partition.leader == elections::NOBODY);
+        if !image.topic(topic).is_some_and(is_leaderless) {
+            return Ok(());
+        }
+        let brokers = image.brokers.clone();
+        drop(image);
+        self.review(brokers).await
     }
 
     /// Writes down which log directory each broker has, once nothing says of another one that it is in sync.
@@ -191,7 +223,7 @@ impl<R: Runtime> Changes<R> {
             let judge = |(topic_id, number, change): &(Uuid, i32, IsrChange)| {
                 let topic = image.topic_by_id(*topic_id).ok_or(Error::UnknownTopicId)?;
                 let partition = topic.partition(*number).ok_or(Error::UnknownTopicOrPartition)?;
-                if let Some(partition) = elections::proposed(partition, from, change, cluster)? {
+                if let Some(partition) = elections::proposed(partition, from, change, &cluster.at(&topic.name, *number))? {
                     let is_assignment = partition.leader_epoch != image.partition(&topic.name, *number).map_or(-1, |before| before.leader_epoch);
                     let changed = Next { topic: topic.name.clone(), number: *number, partition };
                     // A reassignment that this completes.
@@ -283,6 +315,7 @@ impl<R: Runtime> Changes<R> {
         let mut results: Elected = self.with_cluster(&image.brokers, |cluster| {
             let judged = names.into_iter().map(|name| {
                 let known = image.partition(&name.0, name.1).ok_or(Error::UnknownTopicOrPartition);
+                let cluster = &cluster.at(&name.0, name.1);
                 let elected = known.and_then(|partition| match election {
                     Election::Preferred => elections::preferred(partition, cluster),
                     Election::Unclean => elections::unclean(partition, cluster),
@@ -327,10 +360,12 @@ impl<R: Runtime> Changes<R> {
             let judge = |((topic, number), target): &(PartitionName, Option<Vec<i32>>)| {
                 let unknown = || ApiError::new(Error::UnknownTopicOrPartition, "The partition does not exist.");
                 let partition = image.partition(topic, *number).ok_or_else(unknown)?;
+                let cluster = &cluster.at(topic, *number);
                 let next = match target {
                     Some(target) => {
                         check_target(target, cluster)?;
-                        elections::reassigned(partition, target, cluster)
+                        let none_stays = |code| ApiError::new(code, "None of the in-sync replicas would stay, so that there would be nothing to copy from.");
+                        elections::reassigned(partition, target, cluster).map_err(none_stays)?
                     }
                     None if !partition.is_reassigning() => {
                         return Err(ApiError::new(Error::NoReassignmentInProgress, "No partition reassignment is in progress."));

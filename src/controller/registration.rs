@@ -1,6 +1,8 @@
 //! How a broker gets into the tree: the layout, the cluster's id, its registration, and the contest for the controllership. Each step can be done again
 //! after its answer was lost: it first looks at what is there.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -8,10 +10,11 @@ use uuid::Uuid;
 
 use super::changes::random_id;
 use super::image::BrokerInfo;
-use super::znodes::{self, Registration};
+use super::troubles::{BrokerTroubles, Trouble};
+use super::znodes::{self, PartitionState, Registration};
 use super::{ControllerConfig, StartError, uuid_text};
 use crate::coordination::client::{Session, State};
-use crate::coordination::op::{ErrorCode, Failure, Operation, OperationResult};
+use crate::coordination::op::{ANY_VERSION, CreateMode, ErrorCode, Failure, Operation, OperationResult};
 use crate::coordination::tree::NodeView;
 use crate::runtime::Runtime;
 
@@ -237,6 +240,72 @@ pub(super) async fn contend<R: Runtime>(rt: &R, session: &Session<R>, broker_id:
             Err(failure) => return Err(failure.into()),
         }
     }
+}
+
+/// Writes down what broker `id` says of its replicas; where there is no trouble, nothing is.
+pub(super) async fn write_troubles<R: Runtime>(session: &Session<R>, id: i32, told: &BrokerTroubles) -> Result<(), Failure> {
+    let path = znodes::offline_path(id);
+    loop {
+        let written = match (session.exists(&path).await?, told == &BrokerTroubles::default()) {
+            (None, true) => Ok(()),
+            (Some(_), true) => session.delete(&path, ANY_VERSION).await,
+            (None, false) => session.create(&path, told.encode(), CreateMode::Persistent).await.map(drop),
+            (Some(_), false) => session.set(&path, told.encode(), ANY_VERSION).await.map(drop),
+        };
+        match written {
+            // A tree of an earlier release.
+            Err(Failure { code: ErrorCode::NoNode, .. }) if session.exists(znodes::OFFLINE).await?.is_none() => create_persistent(session).await?,
+            // Its answer was lost, and this is the second try.
+            Err(Failure { code: ErrorCode::NodeExists | ErrorCode::NoNode, .. }) => {}
+            written => return written,
+        }
+    }
+}
+
+/// What a broker that starts with these log directories must say of its replicas before it registers: those of directories that it had and has not, if it has others
+/// that it had. With `is_one_down` a directory of its configuration does not work, and what was in it may come back; else it is gone for good. `has_log` says whether the
+/// log of a partition is there. Written down when this returns.
+///
+/// # Errors
+/// [`StartError`].
+pub async fn missing_replicas<R: Runtime>(
+    session: &Session<R>,
+    id: i32,
+    directory_ids: &[Uuid],
+    is_one_down: bool,
+    has_log: impl Fn(&str, i32) -> bool,
+) -> Result<BrokerTroubles, StartError> {
+    let before = find(session, &znodes::offline_path(id)).await?.map(|view| BrokerTroubles::decode(&view.data)).unwrap_or_default();
+    let mut known: BTreeSet<Uuid> = before.missing.iter().copied().collect();
+    known.extend(find(session, &znodes::directory_path(id)).await?.iter().flat_map(|view| znodes::decode_directories(&view.data)));
+    let missing: Vec<Uuid> = known.iter().copied().filter(|id| !directory_ids.contains(id)).collect();
+    let mut told = BrokerTroubles::default();
+    // One that has none of its directories is in sync nowhere at all: the controller sees that by itself.
+    if !missing.is_empty() && missing.len() < known.len() {
+        let (topics, _) = session.children(znodes::TOPICS).await?;
+        for (path, view) in read_all(session, topics.iter().map(|topic| znodes::topic_path(topic))).await? {
+            let Some(topic) = path.strip_prefix(znodes::TOPICS).and_then(|rest| rest.strip_prefix('/')).map(Arc::<str>::from) else { continue };
+            let (_, replicas) = znodes::decode_topic(&path, &view.data)?;
+            for (number, _) in (0..).zip(replicas).filter(|(number, replicas)| replicas.contains(&id) && !has_log(&topic, *number)) {
+                let path = znodes::state_path(&topic, number);
+                let is_in_sync = match find(session, &path).await? {
+                    Some(view) => PartitionState::decode(&path, &view.data)?.isr.contains(&id),
+                    None => false,
+                };
+                // What is not in sync may be copied anew, unless the directory may come back with another copy.
+                if is_one_down || is_in_sync {
+                    told.replicas.insert((Arc::clone(&topic), number), if is_one_down { Trouble::Offline } else { Trouble::Lost });
+                }
+            }
+        }
+        if !told.replicas.is_empty() {
+            told.missing = missing;
+        }
+    }
+    if told != before {
+        write_troubles(session, id, &told).await?;
+    }
+    Ok(told)
 }
 
 /// Reads many znodes at once; those that do not exist are left out.

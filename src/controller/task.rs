@@ -10,14 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::changes::{Change, Changes, delete_in_parts, fenced};
 use super::elections::{Cluster, Plants};
 use super::follow::{self, Part};
 use super::image::{BrokerInfo, MetadataImage, TopicImage};
-use super::load::{Found, Load, find_and_watch, read_broker_configs, read_brokers, read_directories};
+use super::load::{Found, Load, find_and_watch, read_broker_configs, read_brokers, read_directories, read_troubles};
 use super::registration::{cluster_id, contend, create_persistent, find, register};
+use super::troubles::{self, Troubles};
 use super::znodes::{self, ConfigEntity, ZnodeError};
 use super::{ControllerConfig, Queued, StartError};
 use crate::coordination::client::{Session, State, Watcher};
@@ -92,6 +93,8 @@ pub(super) struct Task<R: Runtime> {
     pub(super) last_notice: Option<Arc<str>>,
     /// What must be read anew.
     pub(super) stale: BTreeSet<Part>,
+    /// Who waits for the image to show all that the tree had when they asked; told once nothing is stale.
+    pub(super) behind: Vec<oneshot::Sender<()>>,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -108,7 +111,7 @@ impl<R: Runtime> Task<R> {
         let patience = config.connection_timeout;
         let changes = Changes { rt, session: session.clone(), reign: None, config, images, is_doubtful: AtomicBool::new(false), reigning: Mutex::default() };
         let watcher = session.watcher();
-        let mut task = Self { changes, sessions, watcher, watched: BTreeSet::new(), last_notice: None, stale: BTreeSet::new(), stop };
+        let mut task = Self { changes, sessions, watcher, watched: BTreeSet::new(), last_notice: None, stale: BTreeSet::new(), behind: Vec::new(), stop };
         loop {
             match task.settle().await {
                 Ok(()) => return Ok((task, session_receiver, image_receiver)),
@@ -127,10 +130,10 @@ impl<R: Runtime> Task<R> {
         self.changes.image()
     }
 
-    /// Brokers that are on their way out, and those whose disk is another than it was.
-    fn judged_apart(&self, brokers: &BTreeMap<i32, BrokerInfo>) -> (BTreeSet<i32>, BTreeSet<i32>) {
+    /// Brokers that are on their way out, those whose disk is another than it was, and what brokers say of their replicas.
+    fn judged_apart(&self, brokers: &BTreeMap<i32, BrokerInfo>) -> (BTreeSet<i32>, BTreeSet<i32>, Arc<Troubles>) {
         let reigning = self.changes.reigning();
-        (reigning.leaving(brokers), reigning.wiped(brokers))
+        (reigning.leaving(brokers), reigning.wiped(brokers), reigning.troubles())
     }
 
     /// Gets a footing in the tree: the layout, the registration, the controllership if it is free, the whole image. Does what is not done yet.
@@ -176,10 +179,15 @@ impl<R: Runtime> Task<R> {
         self.delete_marked(&marked).await?;
         let (names, _) = session.children_and_watch(znodes::TOPICS, &self.watcher).await?;
         if reign.is_some() {
-            self.changes.reigning().directories = read_directories(&session).await?;
+            let directories = read_directories(&session).await?;
+            let told = read_troubles(&session, &self.watcher).await?;
+            let mut reigning = self.changes.reigning();
+            reigning.directories = directories;
+            reigning.take_troubles(told);
         }
-        let (leaving, wiped) = self.judged_apart(&image.brokers);
-        let cluster = Cluster { brokers: &image.brokers, leaving: &leaving, wiped: &wiped, plants: Plants::of(&rt) };
+        let (leaving, wiped, troubles) = self.judged_apart(&image.brokers);
+        let (brokers, plants) = (&image.brokers, Plants::of(&rt));
+        let cluster = Cluster { brokers, leaving: &leaving, wiped: &wiped, troubles: &troubles, here: troubles::NONE, plants };
         let load = Load { rt: &rt, session: &session, watcher: &self.watcher, reign, cluster, rules: &*self.changes.config.rules };
         let (mut topics, mut units) = (BTreeMap::new(), Vec::new());
         for (name, found) in load.topics(&names, |name| known.topic(name).cloned()).await? {
@@ -206,6 +214,7 @@ impl<R: Runtime> Task<R> {
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Queued>) {
         loop {
             let interrupted = self.serve(&mut queue).await;
+            self.behind.clear();
             let mut told = None;
             let mut next = Some(interrupted);
             while let Some(interrupted) = next.take() {
@@ -287,6 +296,10 @@ impl<R: Runtime> Task<R> {
                     Err(interrupted) => return interrupted,
                 }
             }
+            for behind in self.behind.drain(..) {
+                // Who asked may have gone.
+                let _ = behind.send(());
+            }
             let next = tokio::select! {
                 biased;
                 event = self.watcher.next() => Next::Event(event),
@@ -315,6 +328,19 @@ impl<R: Runtime> Task<R> {
                     // What was asked before it is done; what came with it is refused.
                     drop(done);
                     return Interrupted::Stopped;
+                }
+                Next::Change(Some(Queued { change: Change::CatchUp { done }, until })) => {
+                    let patience = self.patience(Some(until));
+                    let synced = tokio::select! {
+                        biased;
+                        synced = self.changes.session.sync(znodes::TOPICS) => synced,
+                        () = patience => Err(Failure::new(ErrorCode::ConnectionLoss, znodes::TOPICS)),
+                    };
+                    match synced {
+                        // What was written before has been told to the watcher by now.
+                        Ok(()) => self.behind.push(done),
+                        Err(failure) => return failure.into(),
+                    }
                 }
                 // Nobody waits any more, and the world has moved on.
                 Next::Change(Some(queued)) if self.changes.rt.now() >= queued.until && queued.change.is_forsaken() => {}
@@ -358,6 +384,7 @@ impl<R: Runtime> Task<R> {
         while let Some(part) = self.stale.pop_first() {
             match part {
                 Part::Controller => self.controller_changed().await?,
+                Part::Offline => self.troubles_changed().await?,
                 Part::Brokers => self.brokers_changed().await?,
                 Part::ConfigChanges => self.settings_changed().await?,
                 Part::Topics => {
@@ -438,6 +465,20 @@ impl<R: Runtime> Task<R> {
         Ok(())
     }
 
+    /// As the controller, hears what brokers say of their replicas, and looks at all partitions if it is something new.
+    async fn troubles_changed(&mut self) -> Result<(), Interrupted> {
+        if self.changes.reign.is_none() {
+            return Ok(());
+        }
+        let told = read_troubles(&self.changes.session, &self.watcher).await?;
+        let is_new = self.changes.reigning().take_troubles(told);
+        if is_new {
+            let brokers = self.image().brokers.clone();
+            self.changes.review(brokers).await?;
+        }
+        Ok(())
+    }
+
     async fn settings_changed(&mut self) -> Result<(), Interrupted> {
         let session = self.changes.session.clone();
         let (notices, _) = session.children_and_watch(znodes::CONFIG_CHANGES, &self.watcher).await?;
@@ -460,7 +501,11 @@ impl<R: Runtime> Task<R> {
                 ConfigEntity::Topic(name) => {
                     if let Some(topic) = image.topic(&name).filter(|topic| topic.config != settings) {
                         let topic = Arc::new(TopicImage { config: settings, ..TopicImage::clone(topic) });
+                        drop(image);
                         self.changes.publish(|image| image.put_topic(topic));
+                        if self.changes.reign.is_some() {
+                            self.changes.review_if_leaderless(&name).await?;
+                        }
                     }
                 }
                 ConfigEntity::Broker(id) if image.broker_configs.get(&id) != Some(&settings) => {
@@ -489,8 +534,9 @@ impl<R: Runtime> Task<R> {
     async fn topics_changed(&mut self, names: BTreeSet<Arc<str>>) -> Result<(), Interrupted> {
         let (rt, session, reign) = (self.changes.rt.clone(), self.changes.session.clone(), self.changes.reign);
         let image = self.image();
-        let (leaving, wiped) = self.judged_apart(&image.brokers);
-        let cluster = Cluster { brokers: &image.brokers, leaving: &leaving, wiped: &wiped, plants: Plants::of(&rt) };
+        let (leaving, wiped, troubles) = self.judged_apart(&image.brokers);
+        let (brokers, plants) = (&image.brokers, Plants::of(&rt));
+        let cluster = Cluster { brokers, leaving: &leaving, wiped: &wiped, troubles: &troubles, here: troubles::NONE, plants };
         let rules = self.changes.config.rules.clone();
         let load = Load { rt: &rt, session: &session, watcher: &self.watcher, reign, cluster, rules: &*rules };
         let (mut topics, mut units, mut gone) = (BTreeMap::new(), Vec::new(), Vec::new());

@@ -12,7 +12,7 @@ use super::uuid_text;
 use crate::runtime::HostPort;
 
 /// The znodes that exist always, each after its parent.
-pub const PERSISTENT: [&str; 24] = [
+pub const PERSISTENT: [&str; 25] = [
     "/admin",
     "/admin/delete_topics",
     "/brokers",
@@ -37,6 +37,7 @@ pub const PERSISTENT: [&str; 24] = [
     "/kafka-acl-changes",
     "/ottla",
     "/ottla/directories",
+    "/ottla/offline",
 ];
 
 /// The registered brokers.
@@ -64,6 +65,14 @@ pub const BROKER_CONFIGS: &str = "/config/brokers";
 
 /// Which log directories each broker has: our own, so that a broker whose disk was exchanged is not taken for what it was.
 pub const DIRECTORIES: &str = "/ottla/directories";
+
+/// What each broker says of replicas that it cannot use as it should (`troubles`): our own.
+pub const OFFLINE: &str = "/ottla/offline";
+
+/// What a broker says of its replicas.
+pub fn offline_path(id: i32) -> String {
+    format!("{OFFLINE}/{id}")
+}
 
 /// Which log directories a broker has.
 pub fn directory_path(id: i32) -> String {

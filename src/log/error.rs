@@ -70,7 +70,8 @@ impl LogError {
 
 /// Whether the disk is full: the same may work later.
 pub(super) fn is_storage_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    // A limit on the size of files (`ulimit -f`) is one on room too.
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 /// Why batches were not appended. Nothing of them is in the log.

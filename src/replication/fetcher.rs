@@ -47,6 +47,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(10);
 /// How long a partition that came waits for others before it is asked for: they come together.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// When a partition that is throttled, by more than the others left of its share, is looked at again.
+const THROTTLED: Duration = Duration::from_millis(100);
+
 /// How often all partitions are looked at: what moves by itself, as a log's start does by retention, is told to the leader then.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -419,6 +422,10 @@ impl<R: Runtime> Task<R> {
         }
         let mut wanted: BTreeMap<TopicPartition, (Arc<Partition<R>>, FetchAt)> = BTreeMap::new();
         for partition in found {
+            if partition.waits_for_quota() {
+                self.delayed.insert(partition.id().clone(), (now + THROTTLED, BACKOFF_MIN));
+                continue;
+            }
             let is_due = self.delayed.get(partition.id()).is_none_or(|(until, _)| *until <= now);
             if let Some(at) = partition.next_fetch().filter(|_| is_due && partition.follows() == Some(self.shared.leader)) {
                 if is_planted || partition.log().acknowledged_end_offset() >= at.offset {

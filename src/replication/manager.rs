@@ -14,14 +14,16 @@ use uuid::Uuid;
 use crate::config::topic::TopicConfig;
 use crate::controller::image::{MetadataImage, PartitionImage, TopicImage};
 use crate::log::manager::PartitionError;
-use crate::log::{Log, LogConfig, LogManager};
+use crate::log::{Log, LogConfig, LogError, LogManager};
 use crate::plant;
 use crate::replication::fetcher::{FetcherConfig, Fetchers};
 use crate::replication::lag::LagChecks;
 use crate::replication::log_config::log_config;
 use crate::replication::order::{Fence, PartitionOrder, Verdict, judge_stop};
 use crate::replication::partition::{IsrProposal, Partition, Proposals, ReplicaRules};
-use crate::runtime::{HostPort, Runtime};
+use crate::replication::quota::{Quotas, is_listed};
+use crate::replication::trouble::{ROOM_BYTES, TroubleBook};
+use crate::runtime::{Disk, HostPort, Runtime};
 use crate::topic_partition::TopicPartition;
 use crate::wire::control::{LeaderAndIsrRequest, LeaderAndIsrResponse, LeaderAndIsrTopic, StopReplicaRequest, StopReplicaResponse, TopicErrors};
 
@@ -89,7 +91,13 @@ impl<R: Runtime> ReplicaManager<R> {
         Self {
             broker_id,
             logs,
-            rules: ReplicaRules { broker_id, lag_max: config.lag_max, proposals: Proposals::default() },
+            rules: ReplicaRules {
+                broker_id,
+                lag_max: config.lag_max,
+                proposals: Proposals::default(),
+                troubles: TroubleBook::default(),
+                quotas: Quotas::default(),
+            },
             fetchers: Fetchers::new(runtime.clone(), config.fetch.clone()),
             lag: LagChecks::new(runtime, config.lag_max),
             commanded: AtomicBool::new(false),
@@ -123,6 +131,32 @@ impl<R: Runtime> ReplicaManager<R> {
     /// What leaders propose to the controller, for whoever takes it there and brings [`Partition::proposal_answered`] back: whoever asked last.
     pub fn take_proposals(&self) -> mpsc::UnboundedReceiver<IsrProposal> {
         self.rules.proposals.take()
+    }
+
+    /// What is wrong with replicas, for whoever tells the controller.
+    pub fn troubles(&self) -> &TroubleBook {
+        &self.rules.troubles
+    }
+
+    /// Takes replicas out of service whose logs are offline, those of log directories that have failed among them, and notes them.
+    pub async fn retire_offline(&self) {
+        for partition in self.partitions() {
+            if matches!(partition.log().check_online(), Err(LogError::Offline { .. })) {
+                self.rules.troubles.went_offline(partition.id());
+                self.fetchers.remove(partition.id());
+                partition.stop().await;
+            }
+        }
+    }
+
+    /// Looks whether replicas that handed over for want of room have some again.
+    pub async fn probe_room(&self, ids: &[TopicPartition]) {
+        for partition in ids.iter().filter_map(|id| self.partition(&id.topic, id.partition)) {
+            let log = partition.log();
+            if log.runtime().disk().free_bytes(log.path()).await.is_ok_and(|free| free >= ROOM_BYTES) {
+                self.rules.troubles.found_room(partition.id());
+            }
+        }
     }
 
     /// The tasks that follow leaders.
@@ -174,6 +208,7 @@ impl<R: Runtime> ReplicaManager<R> {
         if self.is_commanded() {
             return (deleted, Ok(()));
         }
+        self.rules.quotas.set(image.broker_configs.get(&Some(self.broker_id)), image.broker_configs.get(&None));
         let epochs: BTreeMap<i32, i64> = image.brokers.iter().map(|(id, broker)| (*id, broker.epoch)).collect();
         let are_others = self.know_brokers(image, &epochs);
         let before: BTreeMap<Arc<str>, Arc<TopicReplicas<R>>> = self.maps.read().unwrap_or_else(PoisonError::into_inner).by_name.clone();
@@ -232,6 +267,8 @@ impl<R: Runtime> ReplicaManager<R> {
                 self.fetch_from_leader(&partition);
             }
         }
+        let is_assigned = |id: &TopicPartition| image.partition(&id.topic, id.partition).is_some_and(|assigned| assigned.replicas.contains(&self.broker_id));
+        self.rules.troubles.retain(is_assigned);
         (deleted, failed.map_or(Ok(()), Err))
     }
 
@@ -255,7 +292,13 @@ impl<R: Runtime> ReplicaManager<R> {
                 }));
             }
         }
-        partitions.iter().flatten().for_each(|partition| partition.registered_brokers(epochs));
+        for (partition, assigned) in partitions.iter().zip(&topic.partitions).filter_map(|(partition, assigned)| Some((partition.as_ref()?, assigned))) {
+            partition.registered_brokers(epochs);
+            let is_named = |list: &[String]| is_listed(list, partition.id().partition, self.broker_id);
+            let is_behind = !assigned.isr.contains(&self.broker_id);
+            let as_follower = is_behind && is_named(&topic_config.follower_replication_throttled_replicas);
+            partition.set_throttled(is_named(&topic_config.leader_replication_throttled_replicas), as_follower);
+        }
         (Arc::new(TopicReplicas { image: Arc::clone(topic), config: topic_config, partitions }), failed)
     }
 
@@ -270,6 +313,8 @@ impl<R: Runtime> ReplicaManager<R> {
     ) -> Result<Option<Arc<Partition<R>>>, PartitionError> {
         let known = old.and_then(|old| old.partitions.get(number)).and_then(Option::as_ref);
         let id = TopicPartition::new(Arc::clone(&topic.name), number as i32);
+        self.look_for_trouble(&id, assigned, known).await;
+        let known = known.filter(|_| self.rules.troubles.forbids(&id).is_none());
         let was_assigned = old.and_then(|old| old.image.partitions.get(number)).is_some_and(|before| before.replicas.contains(&self.broker_id));
         if was_assigned && !assigned.replicas.contains(&self.broker_id) {
             // A reassignment is done with this replica: its successors have what was committed.
@@ -280,6 +325,24 @@ impl<R: Runtime> ReplicaManager<R> {
             return Ok(None);
         }
         self.follow(id, topic.id, assigned, known, config, min_isr).await
+    }
+
+    /// Ends what a replica does whose log is offline; has one begin anew whose log is lost, once the controller counts it as in sync nowhere, or has made it the leader
+    /// all the same (an unclean election).
+    async fn look_for_trouble(&self, id: &TopicPartition, assigned: &PartitionImage, known: Option<&Arc<Partition<R>>>) {
+        if let Some(partition) = known
+            && matches!(partition.log().check_online(), Err(LogError::Offline { .. }))
+        {
+            self.rules.troubles.went_offline(id);
+            self.fetchers.remove(id);
+            partition.stop().await;
+            partition.resign();
+        }
+        let is_heard = || !assigned.isr.contains(&self.broker_id) || (assigned.leader == self.broker_id && !self.led_in_earlier_life(assigned));
+        if self.rules.troubles.is_lost(id) && is_heard() {
+            tracing::warn!(partition = %id, "what this replica had is lost with its log directory: it begins anew");
+            self.rules.troubles.begins_anew(id);
+        }
     }
 
     /// Takes in which brokers are registered, in which epochs, and where they listen. Whether that is other than before.
@@ -448,6 +511,9 @@ impl<R: Runtime> ReplicaManager<R> {
                 Ok(log)
             }
             Err(error) => {
+                if matches!(error, PartitionError::Offline { .. }) && !self.rules.troubles.is_lost(id) {
+                    self.rules.troubles.went_offline(id);
+                }
                 let why = error.to_string();
                 let told = self.offline.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), why.clone());
                 if told.is_none_or(|told| told != why) {
@@ -632,6 +698,9 @@ impl<R: Runtime> ReplicaManager<R> {
     }
 
     async fn open(&self, id: &TopicPartition, topic_id: Uuid, config: &LogConfig) -> Result<Log<R>, PartitionError> {
+        if let Some(why) = self.rules.troubles.forbids(id) {
+            return Err(PartitionError::Offline { partition: id.clone(), why: Arc::from(why) });
+        }
         match self.logs.get_or_create(id, topic_id, config.clone()).await {
             Err(PartitionError::InconsistentTopicId { found, .. }) => {
                 // A topic of this name was deleted, and a crash came between the word of the metadata and the deed of the disk; then it was

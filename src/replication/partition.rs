@@ -19,6 +19,8 @@ use super::follower::{FetchAt, Follower, LogFacts, Step, Told};
 use super::interest::{Interested, Slot};
 use super::leader::{Committed, Effects, FollowerError, FollowerFetch, Leader, Leadership, Outcome, Plants, Proposal};
 use super::order::{Obeyed, PartitionOrder, Verdict, judge};
+use super::quota::Quotas;
+use super::trouble::TroubleBook;
 use crate::log::{AppendError, AppendInfo, BatchToAppend, FetchSlice, Log, LogConfig, LogError, ReadError};
 use crate::plant;
 use crate::purgatory::{WaitList, Waiter};
@@ -116,6 +118,10 @@ pub struct ReplicaRules {
     pub lag_max: Duration,
     /// Where proposals go.
     pub proposals: Proposals,
+    /// Where it is noted that a log takes no more records.
+    pub troubles: TroubleBook,
+    /// What replication may take of the network.
+    pub quotas: Quotas,
 }
 
 /// The way of proposals to whoever carries them to the controller. Clones are the same way.
@@ -174,6 +180,11 @@ pub struct Partition<R: Runtime> {
     /// Held while a leader's answer is taken: two fetchers may have asked, one for the other's successor.
     following: tokio::sync::Mutex<()>,
     rules: ReplicaRules,
+    /// Whether the last append found no room.
+    is_full: AtomicBool,
+    /// Whether what it sends to followers that are not in sync is throttled, and what it fetches itself while it is not in sync (KIP-73).
+    throttles_followers: AtomicBool,
+    is_throttled: AtomicBool,
     /// Those who wait for the high watermark, for the leader's own disk, for the log end.
     waiting: WaitList,
     stored: WaitList,
@@ -218,6 +229,9 @@ impl<R: Runtime> Partition<R> {
             turn: RwLock::new(()),
             following: tokio::sync::Mutex::new(()),
             rules,
+            is_full: AtomicBool::new(false),
+            throttles_followers: AtomicBool::new(false),
+            is_throttled: AtomicBool::new(false),
             waiting: WaitList::default(),
             stored: WaitList::default(),
             appended: WaitList::default(),
@@ -362,12 +376,54 @@ impl<R: Runtime> Partition<R> {
         if !self.leads() {
             return Err(PartitionAppendError::NotLeader);
         }
-        let info = self.log.append_as_leader(batches, self.leader_epoch()).await?;
+        let info = self.log.append_as_leader(batches, self.leader_epoch()).await.inspect_err(|error| self.note_refusal(error))?;
+        self.note_room();
         if !self.is_alone() {
             self.appended.reached(self.log.log_end_offset());
             self.interested.changed(true);
         }
         Ok(info)
+    }
+
+    /// Puts in force whether it is throttled: as leader, and as follower that is not in sync.
+    pub fn set_throttled(&self, as_leader: bool, as_follower: bool) {
+        self.throttles_followers.store(as_leader, Ordering::Release);
+        self.is_throttled.store(as_follower, Ordering::Release);
+    }
+
+    /// Whether a follower is to get nothing for now: it is throttled, not in sync, and more than allowed was sent already.
+    pub fn holds_back(&self, follower: i32) -> bool {
+        let is_behind = || matches!(&*self.role(), Role::Leader(leader) if !leader.isr().contains(&follower));
+        self.throttles_followers() && is_behind() && self.rules.quotas.leader.is_exceeded(self.log.runtime().now())
+    }
+
+    /// Whether what it sends to followers counts against the bound.
+    pub fn throttles_followers(&self) -> bool {
+        self.throttles_followers.load(Ordering::Acquire)
+    }
+
+    /// So many bytes that count are sent to a follower.
+    pub fn sent_to_follower(&self, bytes: u64) {
+        self.rules.quotas.leader.record(bytes, self.log.runtime().now());
+    }
+
+    /// An append failed: if its log is at fault, the controller may have to know. Of the only replica nobody else can lead.
+    fn note_refusal(&self, error: &AppendError) {
+        match error {
+            AppendError::Log(LogError::Offline { .. }) => self.rules.troubles.went_offline(&self.id),
+            AppendError::Log(error) if error.is_storage_full() && !self.is_alone() => {
+                self.is_full.store(true, Ordering::Release);
+                self.rules.troubles.found_no_room(&self.id, self.log.runtime().now());
+            }
+            _ => {}
+        }
+    }
+
+    fn note_room(&self) {
+        if self.is_full.load(Ordering::Acquire) {
+            self.is_full.store(false, Ordering::Release);
+            self.rules.troubles.found_room(&self.id);
+        }
     }
 
     /// Reads committed records.
@@ -721,8 +777,16 @@ impl<R: Runtime> Partition<R> {
 
     // As follower.
 
-    /// The next fetch; `None` if it follows nobody or waits for an order. All before its offset is on disk if the last [`After::Flush`] was done.
+    /// Whether it is throttled, and more than allowed was fetched already.
+    pub fn waits_for_quota(&self) -> bool {
+        self.is_throttled.load(Ordering::Acquire) && self.rules.quotas.follower.is_exceeded(self.log.runtime().now())
+    }
+
+    /// The next fetch; `None` if it follows nobody, waits for an order, or is throttled and more than allowed was fetched already: then in a while. All before its offset is on disk if the last [`After::Flush`] was done.
     pub fn next_fetch(&self) -> Option<FetchAt> {
+        if self.waits_for_quota() {
+            return None;
+        }
         let lineage = self.log.epochs();
         match &*self.role() {
             Role::Follower(follower) => follower.next_fetch(self.facts(&lineage)),
@@ -769,9 +833,13 @@ impl<R: Runtime> Partition<R> {
     }
 
     async fn append_from_leader(&self, records: &bytes::Bytes, high_watermark: i64, log_start_offset: i64) -> Result<After, FollowError> {
+        if self.is_throttled.load(Ordering::Acquire) {
+            self.rules.quotas.follower.record(records.len() as u64, self.log.runtime().now());
+        }
         let batches = split(records, self.log.log_end_offset())?;
         if !batches.is_empty() {
-            self.log.append_as_follower(&batches).await?;
+            self.log.append_as_follower(&batches).await.inspect_err(|error| self.note_refusal(error))?;
+            self.note_room();
         }
         {
             let mut role = self.role();

@@ -41,6 +41,10 @@ func main() {
 		chaos(os.Args[2], os.Args[3])
 		return
 	}
+	if os.Args[1] == "create" {
+		create(os.Args[2], os.Args[3], os.Args[4])
+		return
+	}
 	bootstrap, prefix = os.Args[1], os.Args[2]
 	only = regexp.MustCompile(strings.Join(os.Args[3:], ""))
 	if info, ok := debug.ReadBuildInfo(); ok {

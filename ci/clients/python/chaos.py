@@ -2,8 +2,8 @@
 
 Arguments: bootstrap addresses, milliseconds between two records of a producer. Commands come line by line on standard input:
 
-  begin TOPIC PARTITIONS ID    an idempotent producer with number ID, a plain one with ID + 1, a consumer of all partitions
-  end                          no new records; then `done` once all have an outcome and the consumer has read what was acknowledged
+  begin TOPIC PARTITIONS ID    an idempotent producer with number ID, a plain one with ID + 1, a consumer of all partitions, a group of two members that commit
+  end                          no new records; then `done` once all have an outcome and the consumer has read what was acknowledged, and what the group committed
   final TOPIC PARTITIONS       reads everything that is there: `L` and `F` lines, then `done`
 
 What they were told goes to standard output in the lines that `ottla-sim judge` reads.
@@ -116,6 +116,75 @@ class Reader(threading.Thread):
         self.consumer.close()
 
 
+class Member(threading.Thread):
+    """A member of the consumer group of a topic: it reads what it is given, commits how far it got again and again, and asks what is committed."""
+
+    tickets = 0
+
+    def __init__(self, topic, partitions):
+        super().__init__(daemon=True)
+        self.topic, self.partitions, self.group, self.ending, self.read, self.due = topic, partitions, f"group-{topic}", False, {}, 0
+        self.consumer = Consumer({**COMMON, "group.id": self.group, "enable.auto.commit": False, "auto.offset.reset": "earliest", "session.timeout.ms": 6000,
+                                  "heartbeat.interval.ms": 500, "fetch.wait.max.ms": 100})
+        self.consumer.subscribe([topic], on_revoke=self.revoked, on_lost=self.revoked)
+        self.start()
+
+    def revoked(self, _, partitions):
+        for given in partitions:
+            self.read.pop(given.partition, None)
+
+    @classmethod
+    def ticket(cls):
+        with lock:
+            cls.tickets += 1
+            return cls.tickets
+
+    def commit(self):
+        tickets = {partition: (self.ticket(), offset) for partition, offset in self.read.items()}
+        self.read = {}
+        for partition, (ticket, offset) in tickets.items():
+            say(f"G {now()} {partition} {self.group} {ticket} {offset}")
+        try:
+            answered = self.consumer.commit(offsets=[TopicPartition(self.topic, p, offset) for p, (_, offset) in tickets.items()], asynchronous=False)
+        except KafkaException as e:
+            # Whether it was done is not known.
+            return say(f"X {now()} {e.args[0].name()}")
+        for told in answered:
+            if told.error is None:
+                say(f"K {now()} {tickets[told.partition][0]}")
+        return None
+
+    def ask(self):
+        """What is committed; whether all of it was told."""
+        ticket = self.ticket()
+        say(f"W {now()} {ticket}")
+        try:
+            answered = self.consumer.committed([TopicPartition(self.topic, p) for p in range(self.partitions)], timeout=3)
+        except KafkaException:
+            return False
+        for told in answered:
+            if told.error is None:
+                say(f"O {now()} {told.partition} {self.group} {ticket} {max(told.offset, -1)}")
+        return all(told.error is None for told in answered)
+
+    def run(self):
+        while not self.ending:
+            message = self.consumer.poll(0.05)
+            if message is not None and message.error() is None:
+                self.read[message.partition()] = message.offset() + 1
+            if time.monotonic() >= self.due:
+                self.due = time.monotonic() + 0.1
+                if self.read:
+                    self.commit()
+                self.ask()
+        limit = time.monotonic() + LIMIT_S
+        while not self.ask():
+            if time.monotonic() > limit:
+                say(f"B {now()} python group: what it committed is not told within {LIMIT_S} s")
+                break
+        self.consumer.close()
+
+
 def final(topic, partitions):
     """Everything that is there, by a consumer of its own."""
     consumer = Consumer({**COMMON, "group.id": f"final-{topic}", "enable.auto.commit": False, "auto.offset.reset": "error", "enable.partition.eof": False})
@@ -140,7 +209,7 @@ def final(topic, partitions):
     say("\n".join(lines))
 
 
-senders, reader, goals = [], None, {}
+senders, reader, members, goals = [], None, [], {}
 for line in sys.stdin:
     command, *arguments = line.split()
     if command == "begin":
@@ -148,11 +217,12 @@ for line in sys.stdin:
         goals = {}
         senders = [Sender(topic, partitions, number, True, goals), Sender(topic, partitions, number + 1, False, goals)]
         reader = Reader(topic, partitions)
+        members = [Member(topic, partitions) for _ in range(2)]
     elif command == "end":
-        for sender in senders:
-            sender.ending = True
-        for sender in senders:
-            sender.join()
+        for one in [*senders, *members]:
+            one.ending = True
+        for one in [*senders, *members]:
+            one.join()
         reader.goal = goals
         reader.join()
         say("done")

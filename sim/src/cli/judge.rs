@@ -1,7 +1,7 @@
 //! `judge`: the history of real clients on real brokers, before the judge of the simulated ones.
 //!
 //! A history is a text file, one line for each thing that a client was told; fields are separated by spaces, times are in ms. Only the order of lines about one
-//! producer matters, and their numbers tell it.
+//! producer matters, and their numbers tell it; and that of lines about one group, which one client must write.
 //!
 //! | line | what |
 //! |---|---|
@@ -9,6 +9,11 @@
 //! | `A time partition producer number kind offset` | a record was acknowledged at an offset, −1 if that was not told; `kind` is `i` for an idempotent producer, `p` for a plain one that retries by itself |
 //! | `U time partition producer number kind reason` | a record was sent, and what became of it is not known |
 //! | `R time partition offset producer number` | a consumer read a record; `?` in place of its two numbers: bytes that are no whole record |
+//! | `G time partition group ticket offset` | a commit of a consumer group goes out; tickets are all different |
+//! | `K time ticket` | a commit was acknowledged |
+//! | `X time reason` | what became of a commit is not known |
+//! | `W time ticket` | a client asks what is committed |
+//! | `O time partition group ticket offset` | and is told, −1 for nothing |
 //! | `B time client what` | a client was told what no broker may tell it |
 //! | `L partition start end` | in the end a partition has these offsets |
 //! | `F partition offset producer number` | in the end a record is there; `?` as above |
@@ -41,15 +46,16 @@ struct Judged {
     unknown: u64,
     read: u64,
     kept: u64,
+    committed: u64,
 }
 
 pub(super) fn run(arguments: &JudgeArgs) -> Result<u8, String> {
     let shown = arguments.file.display();
     let text = read(&arguments.file).map_err(|error| format!("cannot read {shown}: {error}"))?;
     let judged = judge(&text).map_err(|why| format!("{shown}: {why}"))?;
-    let Judged { violations, acked: [plain, idempotent], unknown, read, kept } = judged;
+    let Judged { violations, acked: [plain, idempotent], unknown, read, kept, committed } = judged;
     println!(
-        "{} acknowledged ({idempotent} idempotent), {unknown} unknown, {kept} in the logs, {read} read, {} promises broken",
+        "{} acknowledged ({idempotent} idempotent), {unknown} unknown, {kept} in the logs, {read} read, {committed} committed by groups, {} promises broken",
         plain + idempotent,
         violations.len()
     );
@@ -82,7 +88,8 @@ fn judge(text: &str) -> Result<Judged, String> {
     let mut history = History::default();
     let mut sends: BTreeMap<ValueId, Sent> = BTreeMap::new();
     let mut logs: BTreeMap<Place, FinalLog> = BTreeMap::new();
-    let (mut acked, mut unknown, mut read) = ([0, 0], 0, 0);
+    let (mut acked, mut unknown, mut read, mut committed) = ([0, 0], 0, 0, 0);
+    let (mut commits, mut asked) = (BTreeMap::new(), BTreeMap::new());
     for (at, line) in text.lines().enumerate() {
         let fields: Vec<&str> = line.split(' ').collect();
         let wrong = |what: &str| format!("line {}: {what}: {line}", at + 1);
@@ -118,6 +125,23 @@ fn judge(text: &str) -> Result<Judged, String> {
                 read += 1;
                 history.read(&place(2)?, number(3)?, value(4)?);
             }
+            "G" => {
+                let group = fields.get(3).ok_or_else(|| wrong("no group"))?;
+                let ticket = history.commit(group, -1, &place(2)?, number(5)?);
+                commits.insert(number(4)?, ticket);
+            }
+            "K" => {
+                let ticket = commits.remove(&number(2)?).ok_or_else(|| wrong("no commit has this ticket"))?;
+                committed += 1;
+                history.committed(ticket, true);
+            }
+            "X" => {}
+            "W" => drop(asked.insert(number(2)?, history.before_offset_fetch())),
+            "O" => {
+                let group = fields.get(3).ok_or_else(|| wrong("no group"))?;
+                let began = *asked.get(&number(4)?).ok_or_else(|| wrong("nobody asked under this ticket"))?;
+                history.offset_fetched(group, &place(2)?, began, number(5)?);
+            }
             "B" => history.broken("sequence", fields[2..].join(" ")),
             "L" => {
                 let (start_offset, end_offset) = (number(2)?, number(3)?);
@@ -146,7 +170,7 @@ fn judge(text: &str) -> Result<Judged, String> {
     }
     let kept = logs.values().map(|log| log.records.len() as u64).sum();
     let violations = history.finish(&logs);
-    Ok(Judged { violations, acked, unknown, read, kept })
+    Ok(Judged { violations, acked, unknown, read, kept, committed })
 }
 
 #[cfg(test)]
@@ -171,6 +195,11 @@ mod tests {
         assert_eq!(checks(&good.replace("F 0 2 2 0", "F 0 2 ?")), ["phantom"]);
         assert_eq!(checks(&good.replace("R 7 0 0 1 0", "B 7 java out of order")), ["sequence"]);
         assert_eq!(checks("T t\nU 5 0 1 0 i x\nU 6 0 1 1 i x\nL 0 0 2\nF 0 0 1 1\nF 0 1 1 0\n"), ["order"]);
+        let group = "T t\nG 1 0 g 1 5\nK 2 1\nG 3 0 g 2 9\nK 4 2\nW 5 3\nO 6 0 g 3 9\n";
+        assert_eq!((checks(group), judge(group).unwrap().committed), (Vec::new(), 2));
+        assert_eq!(checks(&group.replace("O 6 0 g 3 9", "O 6 0 g 3 5")), ["group-offset"]);
+        assert_eq!(checks(&group.replace("O 6 0 g 3 9", "O 6 0 g 3 -1")), ["group-offset"]);
+        assert_eq!(checks(&group.replace("K 4 2\n", "X 4 TIMED_OUT\n").replace("O 6 0 g 3 9", "O 6 0 g 3 5")), Vec::<&str>::new(), "either is possible");
         // A plain producer's retry may come twice.
         assert_eq!(checks("T t\nA 5 0 1 0 p 1\nL 0 0 2\nF 0 0 1 0\nF 0 1 1 0\n"), Vec::<&str>::new());
     }

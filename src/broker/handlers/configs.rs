@@ -13,16 +13,26 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::{Context, string};
 use crate::broker::Broker;
-use crate::config::describe::ConfigEntry;
+use crate::config::definition::Kind;
+use crate::config::describe::{ConfigEntry, ConfigSource, ConfigSynonym};
 use crate::config::topic;
 use crate::controller::configs::{AlterOperation, Alteration, ConfigResource};
+use crate::controller::image::MetadataImage;
 use crate::controller::topics::ApiError;
+use crate::replication::quota;
 use crate::runtime::Runtime;
 
 /// `resource type` of topics.
 const TOPIC: i8 = 2;
 /// `resource type` of brokers.
 const BROKER: i8 = 4;
+
+/// The settings of brokers that can be changed while they run, and what they mean.
+const RATES: [(&str, &str); 3] = [
+    (quota::LEADER_RATE, "Bytes per second that this broker sends at most to throttled replicas that are not in sync."),
+    (quota::FOLLOWER_RATE, "Bytes per second that this broker fetches at most for its throttled replicas that are not in sync."),
+    (quota::LOG_DIRS_RATE, "Bytes per second that are copied at most between log directories of this broker. Nothing is, in this release."),
+];
 
 /// DescribeConfigs.
 pub fn describe_configs<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, request: DescribeConfigsRequest) -> DescribeConfigsResponse {
@@ -41,8 +51,12 @@ pub fn describe_configs<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, 
                     }
                     None => Err((Error::UnknownTopicOrPartition, format!("there is no topic '{name}'"))),
                 },
-                BROKER if name.is_empty() => Ok(Vec::new()),
-                BROKER if name == broker.id().to_string() => Ok(broker.config().describe()),
+                BROKER if name.is_empty() => Ok(dynamic(&image, None)),
+                BROKER if name == broker.id().to_string() => {
+                    let own = dynamic(&image, Some(broker.id()));
+                    let of_all = dynamic(&image, None).into_iter().filter(|entry| own.iter().all(|other| other.name != entry.name)).collect::<Vec<_>>();
+                    Ok(broker.config().describe().into_iter().chain(own.iter().cloned()).chain(of_all).collect())
+                }
                 BROKER => Err((Error::InvalidRequest, format!("broker '{name}' cannot be described by broker {}; ask broker '{name}' itself", broker.id()))),
                 other => Err((Error::InvalidRequest, format!("resource type {other} has no configuration here; topics (2) and brokers (4) have"))),
             };
@@ -63,6 +77,25 @@ pub fn describe_configs<R: Runtime>(broker: &Arc<Broker<R>>, context: &Context, 
         })
         .collect();
     DescribeConfigsResponse::default().with_results(results)
+}
+
+/// What was set on a broker, or on all of them, while they run.
+fn dynamic(image: &MetadataImage, broker: Option<i32>) -> Vec<ConfigEntry> {
+    let source = if broker.is_some() { ConfigSource::DynamicBroker } else { ConfigSource::DynamicDefaultBroker };
+    let settings = image.broker_configs.get(&broker);
+    let known = RATES.into_iter().filter_map(|(name, doc)| Some((name, doc, settings?.get(name)?)));
+    known
+        .map(|(name, doc, value)| ConfigEntry {
+            name,
+            value: Some(value.clone()),
+            source,
+            read_only: false,
+            sensitive: false,
+            kind: Kind::Long,
+            doc,
+            synonyms: vec![ConfigSynonym { name, value: Some(value.clone()), source }],
+        })
+        .collect()
 }
 
 fn describe_entry(entry: &ConfigEntry, version: i16, synonyms: bool, documentation: bool) -> DescribeConfigsResourceResult {

@@ -175,6 +175,8 @@ struct Look<R: Runtime> {
     urgent: bool,
     /// What to wait for: each partition and how far it could be read when it was looked at.
     seen: Vec<(Arc<Partition<R>>, i64)>,
+    /// What counts against the bound of what is sent to followers, in bytes (KIP-73).
+    throttled: Vec<(Arc<Partition<R>>, u64)>,
 }
 
 impl<R: Runtime> Reader<R> {
@@ -256,7 +258,8 @@ impl<R: Runtime> Reader<R> {
             // The first batch of a response always goes, however large (KIP-74).
             let first = taken_bytes == 0;
             let max_bytes = room.min(wanted.max_bytes.max(0) as usize);
-            if max_bytes > 0 || first {
+            let waits = self.follower.is_some_and(|(replica, _)| partition.holds_back(replica));
+            if !waits && (max_bytes > 0 || first) {
                 let read = match self.follower {
                     Some(_) => partition.read_written(wanted.fetch_offset, max_bytes, first).await,
                     None => partition.read_committed(wanted.fetch_offset, max_bytes, first).await,
@@ -339,14 +342,19 @@ impl<R: Runtime> Fetch<R> {
     }
 
     async fn look(&self) -> Look<R> {
-        let mut look = Look { data: Vec::with_capacity(self.context.partitions.len()), bytes: 0, urgent: false, seen: Vec::new() };
+        let mut look = Look { data: Vec::with_capacity(self.context.partitions.len()), bytes: 0, urgent: false, seen: Vec::new(), throttled: Vec::new() };
         for (key, wanted) in &self.context.partitions {
             let (name, found) = self.reader.find(key);
             let data = match found {
                 Ok(partition) => {
                     look.seen.push((Arc::clone(&partition), self.reader.readable_end(&partition)));
                     match self.reader.read(&partition, wanted, key.1, look.bytes).await {
-                        Ok(data) => data,
+                        Ok(data) => {
+                            if self.reader.follower.is_some() && data.records_bytes() > 0 && partition.throttles_followers() {
+                                look.throttled.push((Arc::clone(&partition), data.records_bytes()));
+                            }
+                            data
+                        }
                         Err(error) => PartitionData { log_start_offset: partition.log().log_start_offset(), ..PartitionData::error(key.1, error) },
                     }
                 }
@@ -360,6 +368,7 @@ impl<R: Runtime> Fetch<R> {
     }
 
     fn response(&self, look: Look<R>) -> FetchResponse<FileOf<R>> {
+        look.throttled.iter().for_each(|(partition, bytes)| partition.sent_to_follower(*bytes));
         let mut topics: Vec<FetchableTopicResponse<FileOf<R>>> = Vec::new();
         let mut last_key: Option<&TopicKey> = None;
         for ((key, _), (name, data)) in self.context.partitions.iter().zip(look.data) {

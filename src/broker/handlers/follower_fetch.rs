@@ -11,6 +11,7 @@ use super::fetch::Reader;
 use crate::broker::connection::FileOf;
 use crate::broker::fetch_session::{FINAL_EPOCH, INITIAL_EPOCH, SessionError, Told, TopicKey, Wanted};
 use crate::broker::follower_session::{FollowerSession, Key, State};
+use crate::replication::partition::Partition;
 use crate::runtime::Runtime;
 use crate::wire::fetch::{FetchRequest, FetchResponse, FetchableTopicResponse, NO_SESSION_ID, PartitionData, TOPIC_ID_VERSION};
 
@@ -34,8 +35,10 @@ struct Found<R: Runtime> {
     data: PartitionData<FileOf<R>>,
     /// Whether it must be looked at again whatever comes: there is more, or the follower has to do something first.
     stays: bool,
-    /// Whether there was more than had room.
+    /// Whether there was more than had room, or might be sent by now.
     is_cut: bool,
+    /// The partition, if what is sent of it counts against a bound (KIP-73).
+    throttled: Option<Arc<Partition<R>>>,
 }
 
 /// Ends the session of a request that is dropped with its connection.
@@ -128,6 +131,7 @@ impl<R: Runtime> FollowerFetch<R> {
                 state.watch(key, partition, &self.session.interest);
             }
             let Some(wanted) = state.entry(&key).map(|entry| entry.wanted.clone()) else { continue };
+            let throttled = found.as_ref().ok().filter(|partition| partition.throttles_followers()).cloned();
             let (data, is_cut) = match found {
                 Ok(partition) => match self.reader.read(&partition, &wanted, key.1, bytes).await {
                     Ok(data) => {
@@ -140,7 +144,7 @@ impl<R: Runtime> FollowerFetch<R> {
             };
             bytes += data.records_bytes();
             let stays = is_cut || data.records_bytes() > 0 || data.error_code != 0 || data.diverging_epoch.is_some();
-            all.push(Found { key, name, data, stays, is_cut });
+            all.push(Found { key, name, data, stays, is_cut, throttled });
         }
         all
     }
@@ -152,7 +156,10 @@ impl<R: Runtime> FollowerFetch<R> {
         found.iter().filter(|found| found.stays).for_each(|found| state.enqueue(found.key));
         let mut topics: Vec<FetchableTopicResponse<FileOf<R>>> = Vec::new();
         let mut last: Option<Uuid> = None;
-        for Found { key, name, data, .. } in found {
+        for Found { key, name, data, throttled, .. } in found {
+            if let Some(partition) = throttled {
+                partition.sent_to_follower(data.records_bytes());
+            }
             let Some(entry) = state.entry(&key) else { continue };
             let told = Some(told(&data));
             let is_news = std::mem::replace(&mut entry.told, told) != told;

@@ -100,7 +100,13 @@ pub async fn produce<R: Runtime>(broker: &Arc<Broker<R>>, header: RequestHeader,
     let mut pending: SmallVec<[Pending<R>; 2]> = SmallVec::new();
     let mut response = ProduceResponse { topics: Vec::with_capacity(request.topics.len()), throttle_time_ms: 0, node_endpoints: Vec::new() };
     for topic in request.topics {
-        let replicas = if topic.topic_id.is_nil() { broker.replicas().topic(&topic.name) } else { broker.replicas().topic_by_id(topic.topic_id) };
+        let find = || if topic.topic_id.is_nil() { broker.replicas().topic(&topic.name) } else { broker.replicas().topic_by_id(topic.topic_id) };
+        let mut replicas = find();
+        if replicas.is_none() {
+            // Its creator may have been answered before this broker, which is to lead it, has heard of it.
+            broker.catch_up().await;
+            replicas = find();
+        }
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for data in topic.partitions {
             let appended = match &replicas {
