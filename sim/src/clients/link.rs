@@ -193,6 +193,7 @@ impl<R: Runtime> Link<R> {
             Goal::Anyone => self.anyone = None,
             Goal::Leader(place) => {
                 self.leaders.remove(place);
+                self.near = None;
             }
             Goal::Coordinator(_) => self.coordinator = None,
             Goal::Controller => self.controller = None,
