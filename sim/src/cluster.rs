@@ -8,6 +8,7 @@
 //! | [`hosts`] | the lives of brokers and members, and the handles to look into them |
 //! | [`monitor`], [`logs`] | what must hold at every moment: of roles and metadata, of what the disks hold |
 //! | [`churn`] | faults that are aimed: at leaders, at the controller, at disks; rolling restarts |
+//! | [`plots`] | faults of several steps, each the way to a loss that one rule alone prevents |
 //! | [`core`] | what is healed, and what stays broken for ever |
 
 pub mod churn;
@@ -16,4 +17,5 @@ pub mod hosts;
 pub mod logs;
 pub mod monitor;
 pub mod plan;
+pub mod plots;
 pub mod scenario;

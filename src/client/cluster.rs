@@ -132,11 +132,37 @@ struct Known {
     brokers: BTreeMap<i32, HostPort>,
     controller_id: i32,
     topics: BTreeMap<Arc<str>, (Arc<TopicMetadata>, Instant)>,
+    /// Of each topic that was ever asked for, its id, and what was told of each partition with the highest leader epoch.
+    newest: BTreeMap<Arc<str>, (Uuid, BTreeMap<i32, PartitionMetadata>)>,
+    /// Who told less than another broker had told before: asked again only if no other one answers.
+    behind: Option<HostPort>,
     /// Topics about which an answer showed that what is known is out of date.
     stale: BTreeSet<Arc<str>>,
     group_coordinators: BTreeMap<String, i32>,
     /// The bootstrap address to begin with next, so that one that is down does not cost its time-out each time.
     next_bootstrap: usize,
+}
+
+impl Known {
+    /// Keeps of each partition what was told with the highest leader epoch, in `told` too: a broker that is cut off from its cluster goes on telling of leaders
+    /// that were replaced (KIP-320). Whether `told` was behind. A topic that was made anew counts anew, and brokers that are too old to tell epochs are believed.
+    fn keep_newest(&mut self, told: &mut TopicMetadata) -> bool {
+        let (id, newest) = self.newest.entry(told.name.clone()).or_insert_with(|| (told.id, BTreeMap::new()));
+        if *id != told.id {
+            (*id, *newest) = (told.id, BTreeMap::new());
+        }
+        let mut is_behind = false;
+        for (number, partition) in &mut told.partitions {
+            match newest.get(number).filter(|known| (0..known.leader_epoch).contains(&partition.leader_epoch)) {
+                Some(known) => {
+                    *partition = known.clone();
+                    is_behind = true;
+                }
+                None => drop(newest.insert(*number, partition.clone())),
+            }
+        }
+        is_behind
+    }
 }
 
 /// Bounded retries with growing, jittered pauses.
@@ -242,22 +268,24 @@ impl<R: Runtime> Client<R> {
     /// # Errors
     /// The error of the last address that was tried.
     pub async fn any(&self) -> Result<Connection<R>, ClientError> {
-        let (known, next) = {
+        let (known, next, behind) = {
             let known = self.known();
-            (known.brokers.values().cloned().collect::<Vec<_>>(), known.next_bootstrap)
+            (known.brokers.values().cloned().collect::<Vec<_>>(), known.next_bootstrap, known.behind.clone())
         };
-        let open = {
+        let is_behind = |address: &HostPort| behind.as_ref() == Some(address);
+        let open: Vec<Connection<R>> = {
             let slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
             // A slot that is locked is being connected; it is tried below.
-            slots.values().filter_map(|slot| slot.try_lock().ok()?.clone()).find(Connection::is_open)
+            slots.values().filter_map(|slot| slot.try_lock().ok()?.clone()).filter(Connection::is_open).collect()
         };
-        if let Some(connection) = open {
-            return Ok(connection);
+        if let Some(connection) = open.iter().find(|connection| !is_behind(connection.peer())) {
+            return Ok(connection.clone());
         }
         let bootstrap = &self.inner.config.bootstrap;
         let rotated = (0..bootstrap.len()).map(|index| (next + index) % bootstrap.len());
         let mut last = ClientError::Invalid { what: "no broker's address was given".into() };
-        for (index, address) in rotated.map(|index| (Some(index), bootstrap[index].clone())).chain(known.into_iter().map(|address| (None, address))) {
+        let all = rotated.map(|index| (Some(index), bootstrap[index].clone())).chain(known.into_iter().map(|address| (None, address)));
+        for (index, address) in all.filter(|(_, address)| !is_behind(address)) {
             match self.connection_to(&address).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = error,
@@ -266,7 +294,11 @@ impl<R: Runtime> Client<R> {
                 self.known().next_bootstrap = (index + 1) % bootstrap.len();
             }
         }
-        Err(last)
+        match (open.into_iter().next(), behind) {
+            (Some(connection), _) => Ok(connection),
+            (None, Some(address)) => self.connection_to(&address).await,
+            (None, None) => Err(last),
+        }
     }
 
     /// Asks any broker for the cluster's metadata, once, and remembers it. `topics`: `None` asks for all.
@@ -289,7 +321,7 @@ impl<R: Runtime> Client<R> {
             request.allow_auto_topic_creation = true;
         }
         let response = connection.call_at(version, &request, self.inner.config.request_timeout).await?;
-        Ok(self.remember(response))
+        Ok(self.remember(response, connection.peer()))
     }
 
     /// Asks for the cluster's metadata, with retries.
@@ -306,7 +338,7 @@ impl<R: Runtime> Client<R> {
         }
     }
 
-    fn remember(&self, response: MetadataResponse) -> ClusterMetadata {
+    fn remember(&self, response: MetadataResponse, from: &HostPort) -> ClusterMetadata {
         let now = self.inner.runtime.now();
         let mut metadata =
             ClusterMetadata { cluster_id: response.cluster_id.map(|id| id.to_string()), controller_id: response.controller_id.0, ..ClusterMetadata::default() };
@@ -320,12 +352,15 @@ impl<R: Runtime> Client<R> {
             known.brokers = metadata.brokers.clone();
         }
         known.controller_id = metadata.controller_id;
+        let mut is_behind = false;
         for topic in &response.topics {
             let Some(name) = topic.name.as_ref().map(|name| Arc::<str>::from(name.as_str())) else { continue };
             known.stale.remove(&name);
             let described = match ResponseError::try_from_code(topic.error_code) {
                 None => {
-                    let described = Arc::new(topic_metadata(name.clone(), topic));
+                    let mut described = topic_metadata(name.clone(), topic);
+                    is_behind |= known.keep_newest(&mut described);
+                    let described = Arc::new(described);
                     known.topics.insert(name.clone(), (described.clone(), now));
                     Ok(described)
                 }
@@ -335,6 +370,11 @@ impl<R: Runtime> Client<R> {
                 }
             };
             metadata.topics.insert(name, described);
+        }
+        if is_behind {
+            known.behind = Some(from.clone());
+        } else if known.behind.as_ref() == Some(from) {
+            known.behind = None;
         }
         metadata
     }
@@ -543,4 +583,30 @@ fn topic_metadata(name: Arc<str>, topic: &MetadataResponseTopic) -> TopicMetadat
 /// A topic's name as the messages want it.
 pub(crate) fn topic_name(name: &str) -> TopicName {
     TopicName(StrBytes::from_string(name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_leader_epoch_is_no_news() {
+        let mut known = Known::default();
+        let told = |id: u128, leader: i32, leader_epoch: i32| {
+            let partition = PartitionMetadata { leader, leader_epoch, replicas: vec![1, 2], isr: vec![leader], offline: Vec::new() };
+            TopicMetadata { name: "t".into(), id: Uuid::from_u128(id), is_internal: false, partitions: BTreeMap::from([(0, partition)]) }
+        };
+        let mut leader_after = |mut told: TopicMetadata| {
+            let is_behind = known.keep_newest(&mut told);
+            (told.partitions[&0].leader, is_behind)
+        };
+        assert_eq!(leader_after(told(7, 1, 4)), (1, false));
+        assert_eq!(leader_after(told(7, 2, 5)), (2, false));
+        assert_eq!(leader_after(told(7, 1, 4)), (2, true), "a broker that was cut off while 2 was elected");
+        assert_eq!(leader_after(told(7, -1, 6)), (-1, false), "nobody leads now");
+        assert_eq!(leader_after(told(7, 2, 5)), (-1, true));
+        assert_eq!(leader_after(told(8, 1, 0)), (1, false), "the topic was made anew");
+        assert_eq!(leader_after(told(8, 2, -1)), (2, false), "a broker that knows no epochs");
+        assert_eq!(leader_after(told(8, 1, 0)), (1, false));
+    }
 }

@@ -191,6 +191,8 @@ pub struct Partition<R: Runtime> {
     appended: WaitList,
     /// The sessions of followers that fetch it.
     interested: Interested,
+    /// Those who wait until no replica's log starts earlier.
+    starts: WaitList,
 }
 
 impl<R: Runtime> Partition<R> {
@@ -234,6 +236,7 @@ impl<R: Runtime> Partition<R> {
             is_throttled: AtomicBool::new(false),
             waiting: WaitList::default(),
             stored: WaitList::default(),
+            starts: WaitList::default(),
             appended: WaitList::default(),
             interested: Interested::default(),
             log,
@@ -447,12 +450,6 @@ impl<R: Runtime> Partition<R> {
     /// # Errors
     /// [`PartitionError::Deleted`], [`PartitionError::NotLeader`].
     pub async fn committed(&self, end_offset: i64) -> Result<(), PartitionError> {
-        struct Registered<'a, R: Runtime>(&'a Partition<R>, Arc<Waiter>);
-        impl<R: Runtime> Drop for Registered<'_, R> {
-            fn drop(&mut self) {
-                self.0.forget(&self.1);
-            }
-        }
         let epoch = self.leader_epoch();
         let reached = || self.high_watermark() >= end_offset;
         if reached() && !self.is_deleted() && self.leads_in(epoch) {
@@ -472,6 +469,39 @@ impl<R: Runtime> Partition<R> {
                 return Ok(());
             }
             registered.1.woken().await;
+        }
+    }
+
+    /// Waits until no log of a replica that is there starts before `offset`, so that nothing deleted comes back with another leader (KIP-107); the low watermark
+    /// then. May be dropped.
+    ///
+    /// # Errors
+    /// [`PartitionError::Deleted`], [`PartitionError::NotLeader`].
+    pub async fn deleted_everywhere(&self, offset: i64) -> Result<i64, PartitionError> {
+        let registered = Registered(self, Waiter::new());
+        loop {
+            self.starts.register(offset, &registered.1);
+            if self.is_deleted() {
+                return Err(PartitionError::Deleted);
+            }
+            if !self.leads() {
+                return Err(PartitionError::NotLeader);
+            }
+            let low_watermark = match &*self.role() {
+                Role::Leader(leader) => leader.low_watermark(self.log.log_start_offset()),
+                _ => self.log.log_start_offset(),
+            };
+            if low_watermark >= offset || plant!(self.log.runtime(), "records-deleted-on-the-leader-alone") {
+                return Ok(low_watermark);
+            }
+            registered.1.woken().await;
+        }
+    }
+
+    /// The caller holds the role.
+    fn followers_start(&self, leader: &Leader) {
+        if self.starts.waiting_count() > 0 {
+            self.starts.reached(leader.low_watermark(self.log.log_start_offset()));
         }
     }
 
@@ -507,6 +537,7 @@ impl<R: Runtime> Partition<R> {
     pub fn forget(&self, waiter: &Arc<Waiter>) {
         self.waiting.forget(waiter);
         self.stored.forget(waiter);
+        self.starts.forget(waiter);
         self.appended.forget(waiter);
     }
 
@@ -514,6 +545,7 @@ impl<R: Runtime> Partition<R> {
     pub fn wake_waiting(&self) {
         self.waiting.wake_all();
         self.stored.wake_all();
+        self.starts.wake_all();
         self.appended.wake_all();
         self.interested.changed(true);
     }
@@ -709,6 +741,7 @@ impl<R: Runtime> Partition<R> {
             Role::Leader(leader) => {
                 let effects = leader.fetched(fetch, log_end, now)?;
                 self.take_effect(effects);
+                self.followers_start(leader);
                 Ok(())
             }
             _ => Err(FollowerError::NotAReplica { replica: fetch.replica }),
@@ -729,6 +762,7 @@ impl<R: Runtime> Partition<R> {
     pub fn registered_brokers(&self, brokers: &BTreeMap<i32, i64>) {
         if let Role::Leader(leader) = &mut *self.role() {
             leader.registered(brokers.clone());
+            self.followers_start(leader);
         }
     }
 
@@ -909,6 +943,15 @@ impl<R: Runtime> Partition<R> {
             self.waiting.reached(to);
             self.interested.changed(false);
         }
+    }
+}
+
+/// A waiter that is forgotten when its request is.
+struct Registered<'a, R: Runtime>(&'a Partition<R>, Arc<Waiter>);
+
+impl<R: Runtime> Drop for Registered<'_, R> {
+    fn drop(&mut self) {
+        self.0.forget(&self.1);
     }
 }
 

@@ -201,6 +201,7 @@ pub(crate) fn draw_reader(draws: &mut Stream) -> reader::Habit {
         max_pause_ms: *draws.pick(&[50, 500, 3_000]),
         rewind_ppm: *draws.pick(&[0, 20_000]),
         reconnect_ppm: *draws.pick(&[0, 50_000]),
+        rack: None,
     }
 }
 

@@ -19,6 +19,7 @@
 //! | `zombie-commit` | a commit of a generation is refused once a later one has its assignment |
 //! | `producer-id` | no producer id is given twice |
 //! | `topic-state` | what was acknowledged about topics holds, and a topic is there wholly or not at all |
+//! | `preferred-replica` | a replica that a reader was sent to sends it no further |
 //! | `two-owners` | in one generation of a group no partition has two owners |
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -15,6 +15,7 @@ use ottla::client::connection::{Connection, ConnectionConfig};
 use ottla::client::error::ClientError;
 use ottla::runtime::{HostPort, Runtime};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::history::{History, Place};
 use crate::rng::Stream;
@@ -134,8 +135,12 @@ pub struct Link<R: Runtime> {
     brokers: BTreeMap<i32, HostPort>,
     /// Leaders with their epochs.
     leaders: BTreeMap<Place, (i32, i32)>,
+    /// The highest leader epoch that any broker told of each partition, under the topic's id.
+    newest: BTreeMap<Place, (Uuid, i32)>,
     coordinator: Option<(String, HostPort)>,
     controller: Option<HostPort>,
+    /// The replica that is asked instead of a partition's leader.
+    near: Option<i32>,
     name: String,
 }
 
@@ -159,8 +164,10 @@ impl<R: Runtime> Link<R> {
             anyone: None,
             brokers: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            newest: BTreeMap::new(),
             coordinator: None,
             controller: None,
+            near: None,
             name,
         }
     }
@@ -170,12 +177,23 @@ impl<R: Runtime> Link<R> {
         self.goal = goal;
     }
 
+    /// From now on asks this broker whenever it goes for a leader (KIP-392), or the leader itself.
+    pub fn go_near(&mut self, replica: Option<i32>) {
+        self.near = replica;
+    }
+
+    /// Whether another replica is asked than the leader.
+    pub fn is_near(&self) -> bool {
+        self.near.is_some()
+    }
+
     /// What is known of whom to ask is not so any more.
     pub fn forget_goal(&mut self) {
         match &self.goal {
             Goal::Anyone => self.anyone = None,
             Goal::Leader(place) => {
                 self.leaders.remove(place);
+                self.near = None;
             }
             Goal::Coordinator(_) => self.coordinator = None,
             Goal::Controller => self.controller = None,
@@ -271,7 +289,10 @@ impl<R: Runtime> Link<R> {
     fn known(&mut self) -> Option<HostPort> {
         match &self.goal {
             Goal::Anyone => Some(self.anyone()),
-            Goal::Leader(place) => self.brokers.get(&self.leaders.get(place)?.0).cloned(),
+            Goal::Leader(place) => {
+                let leader = self.leaders.get(place)?.0;
+                self.brokers.get(&self.near.unwrap_or(leader)).cloned()
+            }
             Goal::Coordinator(group) => self.coordinator.as_ref().filter(|(its, _)| its == group).map(|(_, address)| address.clone()),
             Goal::Controller => self.controller.clone(),
         }
@@ -314,12 +335,16 @@ impl<R: Runtime> Link<R> {
         self.controller = self.brokers.get(&told.controller_id.0).cloned();
         for topic in &told.topics {
             let Some(name) = topic.name.as_ref() else { continue };
-            for partition in topic.partitions.iter().filter(|partition| partition.error_code == 0 && partition.leader_id.0 >= 0) {
-                let told = (partition.leader_id.0, partition.leader_epoch);
-                let known = self.leaders.entry((name.to_string(), partition.partition_index)).or_insert(told);
-                // One that knows less must not take away what another one has told.
-                if told.1 >= known.1 {
-                    *known = told;
+            for partition in &topic.partitions {
+                let place = (name.to_string(), partition.partition_index);
+                let newest = self.newest.entry(place.clone()).or_insert((topic.topic_id, partition.leader_epoch));
+                // One that knows less must not take away what another one has told, even if that is forgotten meanwhile (KIP-320). A topic made anew counts anew.
+                if newest.0 == topic.topic_id && partition.leader_epoch < newest.1 {
+                    continue;
+                }
+                *newest = (topic.topic_id, partition.leader_epoch);
+                if partition.error_code == 0 && partition.leader_id.0 >= 0 {
+                    self.leaders.insert(place, (partition.leader_id.0, partition.leader_epoch));
                 }
             }
         }

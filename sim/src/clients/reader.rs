@@ -32,6 +32,8 @@ pub struct Habit {
     pub rewind_ppm: u32,
     /// Loses its connection on purpose, in parts per million of fetches.
     pub reconnect_ppm: u32,
+    /// In a cluster: the rack that it is in, and wants to read in (KIP-392).
+    pub rack: Option<String>,
 }
 
 fn topic_name(name: &str) -> TopicName {
@@ -70,6 +72,7 @@ pub async fn run<R: Runtime>(link: Link<R>, habit: Habit, places: Vec<Place>) {
         reader.look_around().await;
         if !reader.fetch().await {
             reader.forget_session();
+            reader.link.go_near(None);
             reader.focus = None;
             reader.link.pause(5, 200).await;
         }
@@ -96,6 +99,7 @@ impl<R: Runtime> Reader<R> {
         }
         if self.focus.is_none() || self.link.stream.chance(MOVE_ON_PPM) {
             self.focus = Some(self.draw_place());
+            self.link.go_near(None);
             self.forget_session();
         }
         let Some(focus) = self.focus.clone() else { return };
@@ -103,7 +107,8 @@ impl<R: Runtime> Reader<R> {
         if self.link.connection().await.is_none() {
             return;
         }
-        let served = self.link.led_with(&focus, self.positions.keys());
+        // Where the leader sent it, it asks for the one partition alone.
+        let served = if self.link.is_near() { vec![focus] } else { self.link.led_with(&focus, self.positions.keys()) };
         let served = served.into_iter().map(|place| (place.clone(), self.link.leader_epoch(&place))).collect();
         if self.served != served {
             self.served = served;
@@ -143,6 +148,7 @@ impl<R: Runtime> Reader<R> {
             .with_session_epoch(session_epoch)
             .with_topics(topics)
             .with_forgotten_topics_data(Vec::<ForgottenTopic>::new())
+            .with_rack_id(StrBytes::from_string(self.habit.rack.clone().unwrap_or_default()))
     }
 
     /// One fetch; false if the session is broken or nothing came.
@@ -167,6 +173,7 @@ impl<R: Runtime> Reader<R> {
             self.session = (response.session_id, if response.session_id == 0 { 0 } else { epoch });
         }
         let mut reset = Vec::new();
+        let (is_near, mut sent_to) = (self.link.is_near(), None);
         for topic in &response.responses {
             for partition in &topic.partitions {
                 let place = (topic.topic.to_string(), partition.partition_index);
@@ -177,6 +184,11 @@ impl<R: Runtime> Reader<R> {
                 };
                 match Error::try_from_code(partition.error_code) {
                     None => {}
+                    // A follower may not have come so far yet: the leader knows.
+                    Some(_) if is_near => {
+                        self.link.go_near(None);
+                        continue;
+                    }
                     Some(Error::OffsetOutOfRange) => {
                         reset.push(place);
                         continue;
@@ -186,12 +198,23 @@ impl<R: Runtime> Reader<R> {
                         continue;
                     }
                 }
+                if partition.preferred_read_replica.0 >= 0 {
+                    if is_near {
+                        let what = format!("{place:?}: a follower sent a reader on to broker {}", partition.preferred_read_replica.0);
+                        self.link.shared.history().broken("preferred-replica", what);
+                    }
+                    if self.focus.as_ref() == Some(&place) {
+                        sent_to = Some(partition.preferred_read_replica.0);
+                    }
+                    continue;
+                }
                 let epoch = if self.link.shared.is_cluster() { self.served.get(&place).copied().unwrap_or(0) } else { 0 };
                 let mut history = self.link.shared.history();
                 let is_rotten = history.is_rotten(&place);
                 // A new leader that cannot prove how far the one before got says nothing (KIP-207).
                 let high_watermark = if partition.high_watermark < 0 { i64::MAX } else { partition.high_watermark };
-                if partition.high_watermark >= 0 {
+                // A follower hears of the high watermark after others.
+                if partition.high_watermark >= 0 && !is_near {
                     history.watermark_at(&place, epoch, floors.get(&place).copied(), high_watermark);
                 }
                 for (offset, value) in decode(partition.records.clone().unwrap_or_default()) {
@@ -215,6 +238,10 @@ impl<R: Runtime> Reader<R> {
                     *position = offset + 1;
                 }
             }
+        }
+        if sent_to.is_some() {
+            self.link.go_near(sent_to);
+            self.forget_session();
         }
         for place in reset {
             if let Some((start, _)) = range(&mut self.link, &place).await {

@@ -31,7 +31,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(15);
 const START_WITHIN: Duration = Duration::from_secs(10);
 
 impl Churn {
-    fn session_ms(&self) -> u64 {
+    pub(super) fn session_ms(&self) -> u64 {
         self.plan.broker.get("zookeeper.session.timeout.ms").and_then(|value| value.parse().ok()).unwrap_or(6_000)
     }
 
@@ -47,7 +47,7 @@ impl Churn {
     }
 
     /// The broker that believes to be the controller, or the newest of those.
-    fn controller(&self) -> Option<usize> {
+    pub(super) fn controller(&self) -> Option<usize> {
         let believes = |(index, _, broker): (usize, u32, Arc<ottla::broker::Broker<crate::runtime::SimRuntime>>)| {
             let image = broker.controller().image();
             (image.controller_id == index as i32 + 1).then_some((image.controller_epoch, index))
@@ -127,7 +127,7 @@ impl Churn {
         }
     }
 
-    async fn wait(&self, within: Duration, is_done: impl Fn() -> bool) {
+    pub(super) async fn wait(&self, within: Duration, is_done: impl Fn() -> bool) {
         let deadline = self.world.now() + within;
         while !is_done() && self.world.now() < deadline {
             self.world.sleep(Duration::from_millis(50)).await;
@@ -160,7 +160,7 @@ impl Churn {
 
     /// Whether all that this broker has is certainly elsewhere: a leader of every partition that it holds lives on another one, and leads in the newest epoch
     /// that anybody knows. What is about to be written of it at the ensemble can only add to the in-sync replicas of that leader, or take this one away.
-    fn can_lose(&self, target: usize) -> bool {
+    pub(super) fn can_lose(&self, target: usize) -> bool {
         let id = target as i32 + 1;
         let living = self.cluster.living();
         self.monitor.views().iter().filter(|(_, view)| view.state.replicas.contains(&id)).all(|(place, view)| {

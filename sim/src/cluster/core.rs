@@ -3,7 +3,7 @@
 //! A core has a majority of the ensemble, and for each partition of several replicas one that is in sync and enough to write. A partition of one replica goes
 //! with its broker, as nothing promises that it does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::hosts::Cluster;
@@ -38,8 +38,8 @@ pub struct Core {
 const TRIES: usize = 12;
 
 impl Core {
-    /// Draws one.
-    pub fn draw(plan: &Plan, views: &BTreeMap<Place, View>, stream: &mut Stream) -> Self {
+    /// Draws one. `with_logs`: the members of the ensemble that have taken part in it.
+    pub fn draw(plan: &Plan, views: &BTreeMap<Place, View>, with_logs: &BTreeSet<usize>, stream: &mut Stream) -> Self {
         let heals_all = stream.chance(350_000);
         let how = |stream: &mut Stream| *stream.pick(&[Broken::Dead, Broken::Dead, Broken::Paused, Broken::CutOff]);
         for _ in 0..TRIES {
@@ -52,16 +52,26 @@ impl Core {
                     core.members.insert(stream.index(plan.member_count), how(stream));
                 }
             }
-            if !heals_all && core.can_go_on(plan, views) {
+            if !heals_all && core.can_go_on(plan, views, with_logs) {
                 return core;
             }
         }
         Self::default()
     }
 
-    /// The members of the ensemble that stay broken.
-    fn broken_member_count(&self, plan: &Plan) -> usize {
-        if plan.is_outside { self.members.len() } else { self.brokers.keys().filter(|index| **index < plan.member_count).count() }
+    /// Whether a member of the ensemble is in the core.
+    fn has_member(&self, plan: &Plan, member: usize) -> bool {
+        if plan.is_outside { !self.members.contains_key(&member) } else { !self.brokers.contains_key(&member) }
+    }
+
+    /// Whether the ensemble can serve. One that has no log yet waits for the one that leads, or, before there is an ensemble at all, for all others.
+    fn has_quorum(&self, plan: &Plan, with_logs: &BTreeSet<usize>) -> bool {
+        let healed = |members: &mut dyn Iterator<Item = usize>| members.filter(|member| self.has_member(plan, *member)).count();
+        if with_logs.is_empty() {
+            healed(&mut (0..plan.member_count)) == plan.member_count
+        } else {
+            healed(&mut with_logs.iter().copied()) > plan.member_count / 2
+        }
     }
 
     /// Whether a broker is in the core.
@@ -69,8 +79,8 @@ impl Core {
         usize::try_from(broker_id - 1).is_ok_and(|index| !self.brokers.contains_key(&index))
     }
 
-    fn can_go_on(&self, plan: &Plan, views: &BTreeMap<Place, View>) -> bool {
-        let majority = plan.member_count - self.broken_member_count(plan) > plan.member_count / 2;
+    fn can_go_on(&self, plan: &Plan, views: &BTreeMap<Place, View>, with_logs: &BTreeSet<usize>) -> bool {
+        let majority = self.has_quorum(plan, with_logs);
         // A topic that is not there yet has to be made, with as many replicas as it is to have.
         let healed = plan.broker_count - self.brokers.len();
         let is_there = |topic: &String| views.keys().any(|(known, _)| known == topic);

@@ -2,6 +2,7 @@
 //! durable.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::plan::DATA_DIR;
 use crate::clients::history::Place;
@@ -33,49 +34,78 @@ struct Segment {
     /// Where each batch ends in the file, to tell which are durable.
     ends: BTreeMap<i64, u64>,
     durable_len: u64,
+    /// How long the file was when it was last read.
+    seen_bytes: u64,
+    /// The last look that found it.
+    look: u64,
+}
+
+/// The log of one partition.
+#[derive(Debug)]
+struct PartitionLog {
+    segments: BTreeMap<String, Segment>,
+    /// The last look that found it.
+    look: u64,
 }
 
 /// The logs of one broker; what was read once is not read again.
 #[derive(Debug, Default)]
 pub struct Disk {
-    segments: BTreeMap<Place, BTreeMap<String, Segment>>,
+    /// By the names of their directories.
+    logs: BTreeMap<String, PartitionLog>,
+    look: u64,
 }
 
 /// Bytes of a batch's header up to its last offset delta, and of what its length does not count.
 const HEAD_BYTES: usize = 27;
 const LENGTH_FROM: u64 = 12;
 
+/// The directory of a partition, as Kafka names it.
+fn dir_of(place: &Place) -> String {
+    format!("{}-{}", place.0, place.1)
+}
+
 impl Disk {
     /// Reads what is new on the disk of `host`.
     pub fn refresh(&mut self, host: &Host) {
-        let mut before = std::mem::take(&mut self.segments);
+        self.look += 1;
+        let look = self.look;
         host.disk(|disk| {
-            disk.model.each_file(&mut |path, inode, content| {
-                let Some((place, name)) = place_of(path) else { return };
-                let known = before.get_mut(&place).and_then(|segments| segments.remove(name));
-                let mut segment = known.filter(|known| (known.inode, known.rewrite_count) == (inode, content.rewrite_count())).unwrap_or_else(|| Segment {
-                    inode,
-                    rewrite_count: content.rewrite_count(),
-                    ..Segment::default()
-                });
+            disk.model.each_file_below(Path::new(DATA_DIR), &mut |dir, name, inode, content| {
+                if !is_segment(dir, name) {
+                    return;
+                }
+                if !self.logs.contains_key(dir) {
+                    self.logs.insert(dir.to_owned(), PartitionLog { segments: BTreeMap::new(), look });
+                }
+                let log = self.logs.get_mut(dir).expect("it was just made, if it was not there");
+                log.look = look;
+                let is_known = log.segments.get(name).is_some_and(|known| (known.inode, known.rewrite_count) == (inode, content.rewrite_count()));
+                if !is_known {
+                    log.segments.insert(name.to_owned(), Segment { inode, rewrite_count: content.rewrite_count(), ..Segment::default() });
+                }
+                let segment = log.segments.get_mut(name).expect("it was just made, if it was not there");
+                segment.look = look;
                 segment.durable_len = content.durable_len();
-                if segment.position < content.len() {
+                if segment.seen_bytes != content.len() {
+                    segment.seen_bytes = content.len();
                     segment.read(&content.read(segment.position, (content.len() - segment.position) as usize));
                 }
-                self.segments.entry(place).or_default().insert(name.to_owned(), segment);
             });
         });
+        self.logs.retain(|_, log| log.look == look);
+        for log in self.logs.values_mut() {
+            log.segments.retain(|_, segment| segment.look == look);
+        }
     }
 
-    /// The partitions that there is a log of.
-    pub fn places(&self) -> impl Iterator<Item = &Place> {
-        self.segments.keys()
+    fn segments(&self, place: &Place) -> impl DoubleEndedIterator<Item = &Segment> {
+        self.logs.get(&dir_of(place)).into_iter().flat_map(|log| log.segments.values())
     }
 
     /// The batches of a partition from `from` on, in order.
     pub fn batches(&self, place: &Place, from: i64) -> impl Iterator<Item = (i64, Batch)> {
-        let segments = self.segments.get(place).into_iter().flat_map(BTreeMap::values);
-        segments.flat_map(move |segment| {
+        self.segments(place).flat_map(move |segment| {
             // One that begins earlier may reach beyond it.
             let first = segment.batches.range(..=from).next_back().map_or(from, |(base, _)| *base);
             segment.batches.range(first..).map(|(base, batch)| (*base, *batch)).filter(move |(_, batch)| batch.next_offset > from)
@@ -84,21 +114,22 @@ impl Disk {
 
     /// Where the log starts and ends, as far as whole batches tell; `None` if there is none.
     pub fn range(&self, place: &Place) -> Option<(i64, i64)> {
-        let segments = self.segments.get(place)?;
-        let first = segments.values().find_map(|segment| segment.batches.first_key_value()).map(|(base, _)| *base)?;
-        let last = segments.values().rev().find_map(|segment| segment.batches.last_key_value()).map(|(_, batch)| batch.next_offset)?;
+        let first = self.segments(place).find_map(|segment| segment.batches.first_key_value()).map(|(base, _)| *base)?;
+        let last = self.segments(place).rev().find_map(|segment| segment.batches.last_key_value()).map(|(_, batch)| batch.next_offset)?;
         Some((first, last))
     }
 
     /// Up to where everything of a partition survives a power cut for certain.
     pub fn durable_end(&self, place: &Place) -> i64 {
         let mut end = 0;
-        for segment in self.segments.get(place).into_iter().flat_map(BTreeMap::values) {
-            for (base, batch) in &segment.batches {
-                if segment.ends[base] > segment.durable_len {
-                    return end;
-                }
-                end = batch.next_offset;
+        for segment in self.segments(place) {
+            // Batches lie in the file in the order of their offsets: the last one that is durable has all before it.
+            let durable = segment.ends.iter().rev().find(|(_, end)| **end <= segment.durable_len).map(|(base, _)| *base);
+            if let Some(base) = durable {
+                end = segment.batches[&base].next_offset;
+            }
+            if durable != segment.ends.last_key_value().map(|(base, _)| *base) {
+                break;
             }
         }
         end
@@ -124,12 +155,9 @@ impl Segment {
     }
 }
 
-/// The partition and the file's name, if it is a segment of a log that is not deleted.
-fn place_of(path: &str) -> Option<(Place, &str)> {
-    let (dir, file) = path.strip_prefix(DATA_DIR)?.strip_prefix('/')?.split_once('/')?;
-    let (topic, partition) = dir.rsplit_once('-')?;
-    let partition = partition.parse().ok()?;
-    file.ends_with(".log").then(|| ((topic.to_owned(), partition), file))
+/// Whether a file is a segment of a log that is not deleted.
+fn is_segment(dir: &str, file: &str) -> bool {
+    file.ends_with(".log") && dir.rsplit_once('-').is_some_and(|(_, partition)| partition.parse::<i32>().is_ok())
 }
 
 #[cfg(test)]
@@ -138,10 +166,9 @@ mod tests {
 
     #[test]
     fn names_of_segments() {
-        assert_eq!(place_of("/data/a-b-3/00000000000000000000.log"), Some((("a-b".to_owned(), 3), "00000000000000000000.log")));
-        assert_eq!(place_of("/data/a-3/00000000000000000000.index"), None);
-        assert_eq!(place_of("/data/a-3.0123456789abcdef-delete/00000000000000000000.log"), None);
-        assert_eq!(place_of("/data/meta.properties"), None);
+        assert!(is_segment("a-b-3", "00000000000000000000.log"));
+        assert!(!is_segment("a-3", "00000000000000000000.index"));
+        assert!(!is_segment("a-3.0123456789abcdef-delete", "00000000000000000000.log"));
     }
 
     #[test]
@@ -165,7 +192,7 @@ mod tests {
         assert_eq!(segment.batches, BTreeMap::from([(5, Batch { next_offset: 8, epoch: 1, crc: 77 }), (8, Batch { next_offset: 9, epoch: 2, crc: 78 })]));
         segment.durable_len = 100;
         let mut disk = Disk::default();
-        disk.segments.entry(("a".to_owned(), 0)).or_default().insert("0.log".to_owned(), segment);
+        disk.logs.insert("a-0".to_owned(), PartitionLog { segments: BTreeMap::from([("0.log".to_owned(), segment)]), look: 0 });
         let place = ("a".to_owned(), 0);
         assert_eq!(disk.durable_end(&place), 8);
         assert_eq!(disk.range(&place), Some((5, 9)));

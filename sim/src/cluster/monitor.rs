@@ -6,12 +6,13 @@
 //! | `leader-epoch` | on one broker a partition's leader epoch never goes back |
 //! | `leader-watermark` | the high watermark of a leader never goes back within its epoch, nor beyond its log (W5) |
 //! | `one-controller` | a controller epoch has one controller |
-//! | `controller-fence` | a version of a partition's state was not written by an earlier controller than the version before it |
+//! | `controller-fence` | a controller writes no partition's state after the next one was elected |
 //! | `metadata` | one version of a partition's state says the same to everybody; its leader is one of the in-sync replicas |
+//! | `unclean-election` | nobody is elected who was not in sync, unless the topic allows it (W7) |
 //! | `min-isr` | a high watermark does not rise while fewer than `min.insync.replicas` are in sync |
 //! | `log-matching` | below a high watermark all replicas have the same batches: offsets, leader epochs, checksums (W4) |
 //! | `leader-completeness` | who leads in the newest epoch has everything below every high watermark there ever was (W1) |
-//! | `isr-durability` | every in-sync replica of the newest leader has everything below its high watermark on disk (W2, W3) |
+//! | `isr-durability` | every replica that is in sync to the newest leader, or to the ensemble in the same leader epoch, has everything below its high watermark on disk (W2, W3) |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -22,6 +23,8 @@ use std::time::Duration;
 
 use ottla::controller::image::{MetadataImage, PartitionImage};
 use ottla::controller::znodes;
+use ottla::coordination::Coordination;
+use ottla::coordination::op::ANY_VERSION;
 use ottla::runtime::HostPort;
 use uuid::Uuid;
 
@@ -30,6 +33,7 @@ use super::logs::{Batches, Disk};
 use super::plan::{OFFSETS_TOPIC, PORT};
 use crate::clients::history::{History, Place};
 use crate::clients::link::Authority;
+use crate::runtime::SimRuntime;
 use crate::verdict::Verdict;
 use crate::world::World;
 
@@ -67,6 +71,30 @@ struct Truth {
 /// What a partition's state said: leader, leader epoch, in-sync replicas.
 type Said = (i32, i32, Vec<i32>);
 
+/// A version of a partition's state, as the ensemble has it.
+#[derive(Clone, Debug)]
+struct Written {
+    version: i32,
+    /// The transaction; 0 where only a broker told of it.
+    zxid: i64,
+    controller_epoch: i32,
+    leader_epoch: i32,
+    isr: Vec<i32>,
+}
+
+/// All that is looked at of one replica's role: as long as it stays the same there is nothing new to check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Role {
+    life: u32,
+    topic_id: Uuid,
+    number: i32,
+    leader_epoch: i32,
+    leads: bool,
+    is_deleted: bool,
+    high_watermark: i64,
+    in_sync_count: Option<usize>,
+}
+
 #[derive(Default)]
 struct State {
     led: BTreeMap<(Uuid, i32, i32), Led>,
@@ -77,8 +105,12 @@ struct State {
     /// What each version of a state said.
     told: BTreeMap<(Uuid, i32, i32), Said>,
     views: BTreeMap<Place, View>,
-    /// The controller epochs that wrote a partition's state, by version.
-    writers: BTreeMap<Place, BTreeMap<i32, i32>>,
+    /// The newest version of each partition's state that any member of the ensemble had.
+    written: BTreeMap<Place, Written>,
+    /// The members of the ensemble that have served.
+    served: BTreeSet<usize>,
+    /// Each broker's roles when they were looked at last, in the order of the partitions.
+    roles: Vec<Vec<Role>>,
     controllers: BTreeMap<i32, i32>,
     /// The images that were looked at last.
     images: BTreeMap<usize, Arc<MetadataImage>>,
@@ -91,6 +123,26 @@ struct State {
     looks: u64,
 }
 
+/// What a future brings that waits for nothing.
+fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(brought) => Some(brought),
+        Poll::Pending => None,
+    }
+}
+
+/// The newer of what brokers know and what the ensemble has.
+fn newest_version(view: Option<&View>, written: Option<&Written>) -> Option<Written> {
+    let known = view.map(|View { state, .. }| Written {
+        version: state.partition_epoch,
+        zxid: 0,
+        controller_epoch: -1,
+        leader_epoch: state.leader_epoch,
+        isr: state.isr.clone(),
+    });
+    known.into_iter().chain(written.cloned()).max_by_key(|written| written.version)
+}
+
 /// Looks at everything from time to time, and ends the run when something is wrong.
 pub struct Monitor {
     cluster: Arc<Cluster>,
@@ -98,6 +150,8 @@ pub struct Monitor {
     history: Arc<Mutex<History>>,
     /// The topics that nobody deletes, and that are looked at in depth, with their `min.insync.replicas`.
     min_isr: BTreeMap<String, usize>,
+    /// The topics that may be led by a replica that is not in sync.
+    unclean: BTreeSet<String>,
     offsets_partition_count: i32,
     state: Mutex<State>,
 }
@@ -121,6 +175,7 @@ impl Monitor {
         world: &World,
         history: &Arc<Mutex<History>>,
         min_isr: BTreeMap<String, usize>,
+        unclean: BTreeSet<String>,
         offsets_partition_count: i32,
     ) -> Arc<Self> {
         let disks = cluster.brokers.iter().map(|_| Disk::default()).collect();
@@ -129,8 +184,9 @@ impl Monitor {
             world: world.clone(),
             history: history.clone(),
             min_isr,
+            unclean,
             offsets_partition_count,
-            state: Mutex::new(State { disks, ..State::default() }),
+            state: Mutex::new(State { disks, roles: vec![Vec::new(); cluster.brokers.len()], ..State::default() }),
         })
     }
 
@@ -162,8 +218,8 @@ impl Monitor {
         state.looks += 1;
         self.look_at_roles(&mut state);
         if state.looks.is_multiple_of(LOGS_EVERY) {
-            self.look_at_logs(&mut state);
             self.look_at_tree(&mut state);
+            self.look_at_logs(&mut state);
         }
         drop(state);
         self.judge();
@@ -204,19 +260,41 @@ impl Monitor {
                 self.look_at_image(state, index, &image);
                 state.images.insert(index, image);
             }
-            for partition in broker.replicas().partitions() {
+            let partitions = broker.replicas().partitions();
+            state.roles[index].truncate(partitions.len());
+            for (at, partition) in partitions.into_iter().enumerate() {
                 let (id, number, epoch) = (partition.topic_id(), partition.id().partition, partition.leader_epoch());
                 let place = || (partition.id().topic.to_string(), number);
+                let leads = partition.leads();
+                let (high_watermark, log_end) = (partition.high_watermark(), partition.log().log_end_offset());
+                if leads && high_watermark > log_end {
+                    let what = format!("{:?} epoch {epoch}: the high watermark is {high_watermark}, the log ends at {log_end}", place());
+                    self.history().broken_at(&place(), "leader-watermark", what);
+                }
+                let role = Role {
+                    life,
+                    topic_id: id,
+                    number,
+                    leader_epoch: epoch,
+                    leads,
+                    is_deleted: partition.is_deleted(),
+                    high_watermark,
+                    in_sync_count: if leads { partition.in_sync_count() } else { None },
+                };
+                match state.roles[index].get_mut(at) {
+                    Some(before) if *before == role => continue,
+                    Some(before) => *before = role,
+                    None => state.roles[index].push(role),
+                }
                 let known = state.epochs.entry((index, life, id, number)).or_insert(epoch);
                 if epoch < *known {
                     let what = format!("{:?}: leader epoch {epoch} on broker {} after {known}", place(), index + 1);
                     self.history().broken("leader-epoch", what);
                 }
                 *known = epoch;
-                if !partition.leads() || partition.is_deleted() {
+                if !leads || role.is_deleted {
                     continue;
                 }
-                let high_watermark = partition.high_watermark();
                 let led = state.led.entry((id, number, epoch)).or_insert(Led { broker: index, life, high_watermark, lacks_replicas: false });
                 // The only replica there is cannot be taken for another one.
                 if led.broker != index || (led.life != life && !partition.is_alone()) {
@@ -233,12 +311,7 @@ impl Monitor {
                     let what = format!("{:?} epoch {epoch}: the high watermark went back from {} to {high_watermark}", place(), led.high_watermark);
                     self.history().broken_at(&place(), "leader-watermark", what);
                 }
-                if high_watermark > partition.log().log_end_offset() {
-                    let what =
-                        format!("{:?} epoch {epoch}: the high watermark is {high_watermark}, the log ends at {}", place(), partition.log().log_end_offset());
-                    self.history().broken_at(&place(), "leader-watermark", what);
-                }
-                let in_sync_count = partition.in_sync_replicas().map_or(usize::MAX, |in_sync| in_sync.len());
+                let in_sync_count = role.in_sync_count.unwrap_or(usize::MAX);
                 let replica_count = state.views.get(&place()).map_or(usize::MAX, |view| view.state.replicas.len());
                 let lacks_replicas = self.min_isr.get(&place().0).is_some_and(|min_isr| in_sync_count < *min_isr.min(&replica_count));
                 if led.life == life && led.lacks_replicas && lacks_replicas && high_watermark > led.high_watermark {
@@ -283,6 +356,22 @@ impl Monitor {
                     let what = format!("{place:?}: version {} has leader {} and in-sync replicas {:?}", told.partition_epoch, told.leader, told.isr);
                     self.history().broken("metadata", what);
                 }
+                if let Some(before) = state.views.get(&place).filter(|before| before.topic_id == topic.id) {
+                    let before = &before.state;
+                    let is_elected = told.leader >= 0 && told.leader_epoch > before.leader_epoch && told.partition_epoch > before.partition_epoch;
+                    // The last replica that a reassignment waits for may join and be elected in one version.
+                    let was_in_sync = before.isr.contains(&told.leader) || before.adding.contains(&told.leader);
+                    // With versions between that nobody showed, it may have joined before it was elected.
+                    let was_seen = told.partition_epoch == before.partition_epoch + 1;
+                    if is_elected && !was_in_sync && self.unclean.contains(&place.0) {
+                        self.world.event("unclean election", &[told.leader as u64, told.leader_epoch as u64], Some(&format!("{place:?}")));
+                        self.history().may_lose(&place, "an unclean election (unclean.leader.election.enable=true)");
+                        state.truth.remove(&place);
+                    } else if is_elected && !was_in_sync && was_seen {
+                        let what = format!("{place:?}: {} was elected in epoch {}, and in sync were {:?}", told.leader, told.leader_epoch, before.isr);
+                        self.history().broken("unclean-election", what);
+                    }
+                }
                 let view = state.views.entry(place).or_insert_with(|| View { topic_id: topic.id, state: told.clone() });
                 // Of a topic made again the id is another one, and versions begin anew.
                 if view.topic_id != topic.id || view.state.partition_epoch <= told.partition_epoch {
@@ -319,8 +408,14 @@ impl Monitor {
                     self.history().broken_at(&place, "leader-completeness", what);
                 }
                 let mut in_sync = partition.in_sync_replicas().unwrap_or_else(|| vec![index as i32 + 1]);
-                // One that the controller has taken away may have deleted what it had before the leader hears of it.
-                in_sync.retain(|id| state.views.get(&place).is_none_or(|view| view.state.isr.contains(id)));
+                let newest = newest_version(state.views.get(&place), state.written.get(&place));
+                // One that the controller has taken away may have deleted what it had before the leader hears of it; one that it has taken in counts before.
+                if let Some(newest) = newest.filter(|newest| partition.obeyed().is_none_or(|obeyed| obeyed.partition_epoch < newest.version)) {
+                    in_sync.retain(|id| newest.isr.contains(id));
+                    if newest.leader_epoch == partition.leader_epoch() {
+                        in_sync = newest.isr;
+                    }
+                }
                 for other in in_sync.iter().filter_map(|id| self.cluster.index_of(*id)) {
                     let durable_end = state.disks[other].durable_end(&place);
                     if durable_end >= high_watermark {
@@ -339,32 +434,82 @@ impl Monitor {
         }
     }
 
+    /// The members that live, with their numbers.
+    fn members(&self) -> Vec<(usize, Coordination<SimRuntime>)> {
+        let living = self.cluster.living();
+        let embedded = living.iter().filter_map(|(index, _, broker)| Some((*index, broker.member().cloned()?)));
+        embedded.chain((0..self.cluster.members.len()).filter_map(|index| Some((index, self.cluster.member(index)?)))).collect()
+    }
+
+    /// The members of the ensemble that have served at some time: they have a log.
+    pub fn members_with_logs(&self) -> BTreeSet<usize> {
+        self.state().served.clone()
+    }
+
     /// Looks at the states of partitions as the members of the ensemble have them.
     fn look_at_tree(&self, state: &mut State) {
-        let living = self.cluster.living();
-        let embedded = living.iter().filter_map(|(_, _, broker)| broker.member().cloned());
-        let members: Vec<_> = embedded.chain((0..self.cluster.members.len()).filter_map(|index| self.cluster.member(index))).collect();
         let places: Vec<Place> = state.views.keys().filter(|place| self.min_isr.contains_key(&place.0)).cloned().collect();
-        for place in places {
-            let path = znodes::state_path(&place.0, place.1);
-            for member in &members {
-                // It looks at the tree that the member has, and waits for nothing.
-                let got = pin!(member.get(&path)).poll(&mut Context::from_waker(Waker::noop()));
-                let Poll::Ready(Ok(view)) = got else { continue };
-                let Ok(told) = znodes::PartitionState::decode(&path, &view.data) else { continue };
-                let (version, epoch) = (view.stat.version, told.controller_epoch);
-                let writers = state.writers.entry(place.clone()).or_default();
-                if writers.insert(version, epoch).is_some() {
-                    continue;
-                }
-                let before = writers.range(..version).next_back().filter(|(_, before)| **before > epoch);
-                let after = writers.range(version + 1..).next().filter(|(_, after)| **after < epoch);
-                if let Some((other, its)) = before.or(after) {
-                    let what = format!("{place:?}: version {version} was written by controller epoch {epoch}, and version {other} by {its}");
+        self.look_at_states(state, &places);
+    }
+
+    fn look_at_states(&self, state: &mut State, places: &[Place]) {
+        for (number, member) in self.members() {
+            if !state.served.contains(&number) && member.is_serving() {
+                state.served.insert(number);
+            }
+            let Some(Ok(elected)) = at_once(member.get(znodes::CONTROLLER_EPOCH)) else { continue };
+            let Ok(newest_epoch) = znodes::decode_controller_epoch(&elected.data) else { continue };
+            for place in places {
+                let path = znodes::state_path(&place.0, place.1);
+                let Some(Ok(view)) = at_once(member.get(&path)) else { continue };
+                let known = state.written.get(place);
+                let written = match known.filter(|known| known.zxid == view.stat.mzxid) {
+                    Some(known) => known.clone(),
+                    None => match znodes::PartitionState::decode(&path, &view.data) {
+                        Ok(told) => Written {
+                            version: view.stat.version,
+                            zxid: view.stat.mzxid,
+                            controller_epoch: told.controller_epoch,
+                            leader_epoch: told.leader_epoch,
+                            isr: told.isr,
+                        },
+                        Err(_) => continue,
+                    },
+                };
+                if written.controller_epoch < newest_epoch && written.zxid > elected.stat.mzxid {
+                    let what = format!(
+                        "{place:?}: version {} was written by the controller of epoch {} (zxid {:#x}) after {newest_epoch} was elected (zxid {:#x})",
+                        written.version, written.controller_epoch, written.zxid, elected.stat.mzxid
+                    );
                     self.history().broken("controller-fence", what);
+                }
+                if known.is_none_or(|known| known.version < written.version) {
+                    state.written.insert(place.clone(), written);
                 }
             }
         }
+    }
+
+    /// The newest in-sync replicas of a partition that are known here, or at the ensemble.
+    pub fn in_sync(&self, place: &Place) -> Vec<i32> {
+        let mut state = self.state();
+        self.look_at_states(&mut state, std::slice::from_ref(place));
+        newest_version(state.views.get(place), state.written.get(place)).map_or_else(Vec::new, |newest| newest.isr)
+    }
+
+    /// The newest broker epoch of a broker that anybody knows; −1 if nobody knows one.
+    pub fn broker_epoch(&self, broker_id: i32) -> i64 {
+        let epoch = |image: Arc<MetadataImage>| image.brokers.get(&broker_id).map(|broker| broker.epoch);
+        self.cluster.living().into_iter().filter_map(|(_, _, broker)| epoch(broker.controller().image())).max().unwrap_or(-1)
+    }
+
+    /// An operator deletes `/controller`, which makes the brokers elect another one; whether it was deleted, as far as is known.
+    pub async fn depose_controller(&self, avoid: usize) -> bool {
+        let living = self.cluster.living();
+        let embedded = living.iter().filter(|(index, ..)| *index != avoid).filter_map(|(_, _, broker)| broker.member().cloned());
+        let Some(member) = embedded.chain((0..self.cluster.members.len()).filter_map(|index| self.cluster.member(index))).next() else { return false };
+        drop(living);
+        matches!(self.world.timeout(Duration::from_secs(2), member.delete(znodes::CONTROLLER, ANY_VERSION)).await, Some(Ok(())))
     }
 
     /// Holds a log against what is committed, up to `end`; what nobody has told before is taken from it.

@@ -1,11 +1,11 @@
 //! What a seed draws for a simulated cluster, beside its swarm of faults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::broker::plan::{draw_members, draw_producer, draw_reader};
 use crate::clients::crew::{NewTopic, Roster};
-use crate::clients::{admin, mover};
+use crate::clients::{admin, mover, reader};
 use crate::rng::Stream;
 
 /// The port that brokers listen at.
@@ -61,6 +61,8 @@ pub struct Plan {
     pub wipe_mean_ms: u64,
     /// The mean time between two rolling restarts, in milliseconds; 0 for none.
     pub roll_mean_ms: u64,
+    /// The mean time between two plots, in milliseconds; 0 for none.
+    pub plot_mean_ms: u64,
 }
 
 #[derive(Default)]
@@ -87,12 +89,12 @@ impl Plan {
         let min_isr = draws.between(1, 2) as usize;
         let offsets_partition_count = *draws.pick(&[1, 2, 3]);
         let offsets_replication_factor = (*draws.pick(&[3, 3, 3, 2])).min(REPLICATION_MAX);
-        let broker = draw_broker(draws, min_isr, offsets_partition_count, offsets_replication_factor);
+        let mut broker = draw_broker(draws, min_isr, offsets_partition_count, offsets_replication_factor);
         let coordinator = draw_coordinator(draws);
-        let topics = (0..draws.between(1, 4)).map(|number| draw_topic(draws, number)).collect();
+        let mut topics: Vec<NewTopic> = (0..draws.between(1, 4)).map(|number| draw_topic(draws, number)).collect();
         let max_pause_ms = *draws.pick(&[100, 300, 1_000]);
         let producers = (0..draws.between(2, 6)).map(|_| draw_producer(draws, max_pause_ms)).collect();
-        let readers = (0..draws.between(1, 3)).map(|_| draw_reader(draws)).collect();
+        let mut readers: Vec<reader::Habit> = (0..draws.between(1, 3)).map(|_| draw_reader(draws)).collect();
         let members = draw_members(draws);
         let admins = (0..draws.between(0, 2)).map(|_| admin::Habit {
             max_pause_ms: *draws.pick(&[500, 2_000]),
@@ -101,6 +103,23 @@ impl Plan {
         });
         let admins = admins.collect();
         let movers = (0..*draws.pick(&[0, 0, 1])).map(|_| mover::Habit { max_pause_ms: *draws.pick(&[1_000, 6_000]) }).collect();
+        // Of a stream of their own: what is added here changes nothing of the rest.
+        let more = &mut Stream::new(seed, "cluster plan, more", 0);
+        if rack_count > 0 && more.chance(500_000) {
+            broker.insert("replica.selector.class".to_owned(), "org.apache.kafka.common.replica.RackAwareReplicaSelector".to_owned());
+            for reader in &mut readers {
+                let rack = more.below(rack_count as u64);
+                if more.chance(700_000) {
+                    (reader.rack, reader.version) = (Some(format!("rack-{rack}")), more.between(11, 12) as i16);
+                }
+            }
+        }
+        let may_elect_uncleanly = more.chance(150_000);
+        for topic in &mut topics {
+            if more.chance(500_000) && may_elect_uncleanly && topic.replication_factor > 1 {
+                topic.configs.insert("unclean.leader.election.enable".to_owned(), "true".to_owned());
+            }
+        }
         let roster = Roster { producers, readers, members, admins, movers, watch_pause_ms: 1_500 };
         Self {
             broker_count,
@@ -119,6 +138,7 @@ impl Plan {
             churn_mean_ms: *draws.pick(&[0, 3_000, 8_000, 20_000]),
             wipe_mean_ms: *draws.pick(&[0, 0, 15_000, 40_000]),
             roll_mean_ms: *draws.pick(&[0, 0, 20_000, 40_000]),
+            plot_mean_ms: *draws.pick(&[0, 4_000, 12_000]),
         }
     }
 
@@ -169,6 +189,12 @@ impl Plan {
     pub fn replication(&self) -> BTreeMap<String, i16> {
         let offsets = (OFFSETS_TOPIC.to_owned(), self.offsets_replication_factor);
         self.topics.iter().map(|topic| (topic.name.clone(), topic.replication_factor)).chain([offsets]).collect()
+    }
+
+    /// The topics whose records an unclean election may lose.
+    pub fn unclean_topics(&self) -> BTreeSet<String> {
+        let is_allowed = |topic: &&NewTopic| topic.configs.get("unclean.leader.election.enable").is_some_and(|value| value == "true");
+        self.topics.iter().filter(is_allowed).map(|topic| topic.name.clone()).collect()
     }
 
     /// How many replicas must be in sync for a topic to take records.
@@ -265,8 +291,8 @@ impl fmt::Display for Plan {
         self.roster.movers.iter().try_for_each(|habit| writeln!(f, "client:  mover {habit:?}"))?;
         write!(
             f,
-            "         on {} hosts; the last broker comes after {} of 1000; an aimed fault per {} ms, a disk lost per {} ms, a rolling restart per {} ms",
-            self.client_host_count, self.late_broker_permille, self.churn_mean_ms, self.wipe_mean_ms, self.roll_mean_ms
+            "         on {} hosts; the last broker comes after {} of 1000; an aimed fault per {} ms, a disk lost per {} ms, a rolling restart per {} ms, a plot per {} ms",
+            self.client_host_count, self.late_broker_permille, self.churn_mean_ms, self.wipe_mean_ms, self.roll_mean_ms, self.plot_mean_ms
         )
     }
 }

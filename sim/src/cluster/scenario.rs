@@ -71,6 +71,7 @@ impl Scenario for ClusterScenario {
             "leader-out-of-isr",
             "wiped-replica-in-sync",
             "zombie-controller-not-fenced",
+            "records-deleted-on-the-leader-alone",
         ]
     }
 
@@ -121,7 +122,7 @@ impl Run {
         let cluster = Cluster::new(world, &plan);
         let history = Arc::new(Mutex::new(History::default()));
         let lasting = plan.replication().into_keys().map(|topic| (topic.clone(), plan.min_isr(&topic))).collect();
-        let monitor = Monitor::new(&cluster, world, &history, lasting, plan.offsets_partition_count);
+        let monitor = Monitor::new(&cluster, world, &history, lasting, plan.unclean_topics(), plan.offsets_partition_count);
         let (phase, phase_seen) = watch::channel(Phase::Safety);
         let topics = plan.topics.iter().map(|topic| (topic.name.clone(), topic.partition_count)).collect();
         let shared = Shared {
@@ -169,7 +170,8 @@ impl Run {
             vec![
                 world.spawn("aim", churn.clone().aim(world.stream("aim"))),
                 world.spawn("roll", churn.clone().roll(world.stream("roll"))),
-                world.spawn("wipe", churn.wipe(world.stream("wipe"))),
+                world.spawn("wipe", churn.clone().wipe(world.stream("wipe"))),
+                world.spawn("plot", churn.plot(world.stream("plot"))),
             ]
         };
         // A broker that comes late is nobody's victim before it is there.
@@ -222,7 +224,7 @@ impl Run {
     fn heal(&mut self, world: &World, is_calm: bool) {
         let views = self.monitor.views();
         if !is_calm {
-            self.core = Core::draw(&self.plan, &views, &mut world.stream("core"));
+            self.core = Core::draw(&self.plan, &views, &self.monitor.members_with_logs(), &mut world.stream("core"));
         }
         world.event("core", &[self.core.brokers.len() as u64, self.core.members.len() as u64], Some(&format!("broken: {:?}", self.core)));
         self.core.enforce(world, &self.cluster);

@@ -579,15 +579,17 @@ impl DiskModel {
         out
     }
 
-    /// Looks at every file, in the order of their paths.
-    pub fn each_file(&self, see: &mut dyn FnMut(&str, InodeId, &Content)) {
-        self.visit_below(ROOT, "", see);
-    }
-
-    fn visit_below(&self, id: InodeId, path: &str, see: &mut dyn FnMut(&str, InodeId, &Content)) {
-        match &self.inodes[&id] {
-            Inode::File(file) => see(path, id, &file.content),
-            Inode::Dir(dir) => dir.seen.iter().for_each(|(name, child)| self.visit_below(*child, &format!("{path}/{name}"), see)),
+    /// Looks at every file in the directories right below `top`, in order: the directory's name, the file's name, its inode. It is done so often that no path is
+    /// made of them.
+    pub fn each_file_below(&self, top: &Path, see: &mut dyn FnMut(&str, &str, InodeId, &Content)) {
+        let Ok(Inode::Dir(top)) = self.lookup(top).map(|id| &self.inodes[&id]) else { return };
+        for (dir_name, dir) in &top.seen {
+            let Inode::Dir(dir) = &self.inodes[dir] else { continue };
+            for (name, id) in &dir.seen {
+                if let Inode::File(file) = &self.inodes[id] {
+                    see(dir_name, name, *id, &file.content);
+                }
+            }
         }
     }
 

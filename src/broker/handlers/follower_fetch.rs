@@ -35,6 +35,8 @@ struct Found<R: Runtime> {
     data: PartitionData<FileOf<R>>,
     /// Whether it must be looked at again whatever comes: there is more, or the follower has to do something first.
     stays: bool,
+    /// Whether the follower is to be told at once: an error, a diverging epoch, or that the log starts elsewhere, which DeleteRecords waits for.
+    is_urgent: bool,
     /// Whether there was more than had room, or might be sent by now.
     is_cut: bool,
     /// The partition, if what is sent of it counts against a bound (KIP-73).
@@ -99,7 +101,7 @@ impl<R: Runtime> FollowerFetch<R> {
             state.enqueue_changed(&session.interest);
             let found = self.look(&mut state).await;
             let bytes: u64 = found.iter().map(|found| found.data.records_bytes()).sum();
-            let is_urgent = found.iter().any(|found| found.data.error_code != 0 || found.data.diverging_epoch.is_some());
+            let is_urgent = found.iter().any(|found| found.is_urgent);
             if is_over || is_urgent || bytes >= self.min_bytes || session.is_overtaken(self.epoch) || broker.is_stopping() {
                 let response = self.response(&mut state, found);
                 session.done(&mut state, self.epoch);
@@ -130,7 +132,7 @@ impl<R: Runtime> FollowerFetch<R> {
             if let Ok(partition) = &found {
                 state.watch(key, partition, &self.session.interest);
             }
-            let Some(wanted) = state.entry(&key).map(|entry| entry.wanted.clone()) else { continue };
+            let Some((wanted, before)) = state.entry(&key).map(|entry| (entry.wanted.clone(), entry.told)) else { continue };
             let throttled = found.as_ref().ok().filter(|partition| partition.throttles_followers()).cloned();
             let (data, is_cut) = match found {
                 Ok(partition) => match self.reader.read(&partition, &wanted, key.1, bytes).await {
@@ -143,8 +145,10 @@ impl<R: Runtime> FollowerFetch<R> {
                 Err(error) => (PartitionData::error(key.1, error), false),
             };
             bytes += data.records_bytes();
+            let starts_elsewhere = before.is_some_and(|before| before.log_start_offset != data.log_start_offset);
+            let is_urgent = data.error_code != 0 || data.diverging_epoch.is_some() || starts_elsewhere;
             let stays = is_cut || data.records_bytes() > 0 || data.error_code != 0 || data.diverging_epoch.is_some();
-            all.push(Found { key, name, data, stays, is_cut, throttled });
+            all.push(Found { key, name, data, stays, is_urgent, is_cut, throttled });
         }
         all
     }

@@ -1,6 +1,7 @@
 //! ListOffsets (API 2), OffsetForLeaderEpoch (23) and DeleteRecords (21): where things are in a log, and where it begins.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError as Error;
 use kafka_protocol::messages::delete_records_response::{DeleteRecordsPartitionResult, DeleteRecordsTopicResult};
@@ -124,37 +125,58 @@ pub fn offset_for_leader_epoch<R: Runtime>(broker: &Arc<Broker<R>>, request: Off
     OffsetForLeaderEpochResponse::default().with_topics(topics)
 }
 
-/// DeleteRecords (KIP-107): the log's start moves up to the offset, durably.
+/// DeleteRecords (KIP-107): the log's start moves up to the offset, durably, here and then on every replica that is there: one that kept the records could lead
+/// later. Within the request's time-out, else REQUEST_TIMED_OUT: deleted they are, and the others follow.
 pub async fn delete_records<R: Runtime>(broker: Arc<Broker<R>>, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
-    let mut topics = Vec::new();
+    let mut late = broker.runtime().sleep(Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)));
+    let mut here = Vec::new();
     for topic in request.topics {
         let mut partitions = Vec::new();
         for asked in &topic.partitions {
-            let response = DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
-            let deleted = match led_partition(&broker, &topic.name, asked.partition_index) {
-                _ if crate::controller::image::is_internal(&topic.name) => Err(Error::InvalidTopicException),
-                // What a compacted topic keeps is decided by keys alone.
-                Ok(_) if broker.replicas().topic(&topic.name).is_some_and(|topic| !topic.config.cleanup_policy.delete) => Err(Error::PolicyViolation),
-                Ok(partition) => {
-                    let high_watermark = partition.high_watermark();
-                    // −1 asks for everything that is committed.
-                    let offset = if asked.offset == -1 { high_watermark } else { asked.offset };
-                    if offset < 0 || offset > high_watermark {
-                        Err(Error::OffsetOutOfRange)
-                    } else {
-                        let deleted = partition.log().delete_records_before(offset).await.map_err(|error| log_error(&error));
-                        partition.start_moved();
-                        deleted
-                    }
-                }
+            partitions.push((asked.partition_index, delete_here(&broker, &topic.name, asked.partition_index, asked.offset).await));
+        }
+        here.push((topic.name, partitions));
+    }
+    let mut topics = Vec::new();
+    for (name, partitions) in here {
+        let mut answers = Vec::new();
+        for (index, deleted) in partitions {
+            let deleted = match deleted {
+                Ok((partition, offset)) => tokio::select! {
+                    biased;
+                    deleted = partition.deleted_everywhere(offset) => deleted.map_err(|error| partition_error(&error)),
+                    () = &mut late => Err(Error::RequestTimedOut),
+                },
                 Err(error) => Err(error),
             };
-            partitions.push(match deleted {
-                Ok(low_watermark) => response.with_low_watermark(low_watermark),
-                Err(error) => response.with_error_code(error.code()).with_low_watermark(-1),
+            let answer = DeleteRecordsPartitionResult::default().with_partition_index(index);
+            answers.push(match deleted {
+                Ok(low_watermark) => answer.with_low_watermark(low_watermark),
+                Err(error) => answer.with_error_code(error.code()).with_low_watermark(-1),
             });
         }
-        topics.push(DeleteRecordsTopicResult::default().with_name(topic.name).with_partitions(partitions));
+        topics.push(DeleteRecordsTopicResult::default().with_name(name).with_partitions(answers));
     }
     DeleteRecordsResponse::default().with_topics(topics)
+}
+
+/// Deletes from the leader's log; the partition, and up to where.
+async fn delete_here<R: Runtime>(broker: &Broker<R>, topic: &str, number: i32, asked_offset: i64) -> Result<(Arc<Partition<R>>, i64), Error> {
+    if crate::controller::image::is_internal(topic) {
+        return Err(Error::InvalidTopicException);
+    }
+    let partition = led_partition(broker, topic, number)?;
+    // What a compacted topic keeps is decided by keys alone.
+    if broker.replicas().topic(topic).is_some_and(|topic| !topic.config.cleanup_policy.delete) {
+        return Err(Error::PolicyViolation);
+    }
+    let high_watermark = partition.high_watermark();
+    // −1 asks for everything that is committed.
+    let offset = if asked_offset == -1 { high_watermark } else { asked_offset };
+    if offset < 0 || offset > high_watermark {
+        return Err(Error::OffsetOutOfRange);
+    }
+    partition.log().delete_records_before(offset).await.map_err(|error| log_error(&error))?;
+    partition.start_moved();
+    Ok((partition, offset))
 }
