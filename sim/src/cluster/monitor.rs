@@ -281,8 +281,10 @@ impl Monitor {
                     high_watermark,
                     in_sync_count: if leads { partition.in_sync_count() } else { None },
                 };
+                // What is enough depends on the metadata too.
+                let may_lack = role.in_sync_count.is_some_and(|count| self.min_isr.values().any(|least| count < *least));
                 match state.roles[index].get_mut(at) {
-                    Some(before) if *before == role => continue,
+                    Some(before) if *before == role && !may_lack => continue,
                     Some(before) => *before = role,
                     None => state.roles[index].push(role),
                 }

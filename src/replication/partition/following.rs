@@ -68,7 +68,12 @@ impl<R: Runtime> Partition<R> {
             self.rules.quotas.follower.record(records.len() as u64, self.log.runtime().now());
         }
         let batches = split(records, self.log.log_end_offset())?;
-        if !batches.is_empty() {
+        if let Some(first) = batches.first() {
+            // The leader's log may start within a batch (DeleteRecords). A log that has nothing takes the batch whole, and starts where the leader's does after.
+            let (base, end) = (first.header.base_offset, self.log.log_end_offset());
+            if base < end && end == self.log.log_start_offset() {
+                self.log.truncate_fully_and_start_at(base).await?;
+            }
             self.log.append_as_follower(&batches).await.inspect_err(|error| self.note_refusal(error))?;
             self.note_room();
         }
