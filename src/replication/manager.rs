@@ -59,6 +59,7 @@ struct Maps<R: Runtime> {
 
 /// All replicas on this broker.
 pub struct ReplicaManager<R: Runtime> {
+    runtime: R,
     broker_id: i32,
     config: ReplicaConfig,
     logs: LogManager<R>,
@@ -95,7 +96,8 @@ impl<R: Runtime> ReplicaManager<R> {
                 quotas: Quotas::default(),
             },
             fetchers: Fetchers::new(runtime.clone(), config.fetch.clone()),
-            lag: LagChecks::new(runtime, config.lag_max),
+            lag: LagChecks::new(runtime.clone(), config.lag_max),
+            runtime,
             commanded: AtomicBool::new(false),
             fence: Mutex::new(Fence { controller_epoch: -1, broker_epoch: -1 }),
             registered: Mutex::default(),
@@ -255,7 +257,8 @@ impl<R: Runtime> ReplicaManager<R> {
                     }
                     continue;
                 }
-                let followed = self.follow(id, topic.id, assigned, known, &config, topic_config.min_insync_replicas).await;
+                let followed = self.follow(id.clone(), topic.id, assigned, known, &config, topic_config.min_insync_replicas).await;
+                self.note_room(&id, assigned, known.is_none(), &followed);
                 partitions.push(followed.unwrap_or_else(|error| {
                     failed.get_or_insert(error);
                     None
@@ -299,6 +302,17 @@ impl<R: Runtime> ReplicaManager<R> {
         if self.rules.troubles.is_lost(id) && is_heard() {
             tracing::warn!(partition = %id, "what this replica had is lost with its log directory: it begins anew");
             self.rules.troubles.begins_anew(id);
+        }
+    }
+
+    /// A replica that has no room for a log, or for the start of an epoch in it, has no room for records either; one that could be made has some.
+    fn note_room(&self, id: &TopicPartition, assigned: &PartitionImage, is_new: bool, followed: &Result<Option<Arc<Partition<R>>>, PartitionError>) {
+        match followed {
+            Err(PartitionError::Log(error)) if error.is_storage_full() && assigned.replicas.len() > 1 => {
+                self.rules.troubles.found_no_room(id, self.runtime.now());
+            }
+            Ok(Some(_)) if is_new => self.rules.troubles.found_room(id),
+            _ => {}
         }
     }
 
