@@ -63,6 +63,7 @@ struct Maps<R: Runtime> {
 
 /// All replicas on this broker.
 pub struct ReplicaManager<R: Runtime> {
+    runtime: R,
     broker_id: i32,
     config: ReplicaConfig,
     logs: LogManager<R>,
@@ -99,7 +100,8 @@ impl<R: Runtime> ReplicaManager<R> {
                 quotas: Quotas::default(),
             },
             fetchers: Fetchers::new(runtime.clone(), config.fetch.clone()),
-            lag: LagChecks::new(runtime, config.lag_max),
+            lag: LagChecks::new(runtime.clone(), config.lag_max),
+            runtime,
             commanded: AtomicBool::new(false),
             fence: Mutex::new(Fence { controller_epoch: -1, broker_epoch: -1 }),
             registered: Mutex::default(),
@@ -324,7 +326,9 @@ impl<R: Runtime> ReplicaManager<R> {
             }
             return Ok(None);
         }
-        self.follow(id, topic.id, assigned, known, config, min_isr).await
+        let followed = self.follow(id.clone(), topic.id, assigned, known, config, min_isr).await;
+        self.note_room(&id, assigned, known.is_none(), &followed);
+        followed
     }
 
     /// Ends what a replica does whose log is offline; has one begin anew whose log is lost, once the controller counts it as in sync nowhere, or has made it the leader
@@ -342,6 +346,17 @@ impl<R: Runtime> ReplicaManager<R> {
         if self.rules.troubles.is_lost(id) && is_heard() {
             tracing::warn!(partition = %id, "what this replica had is lost with its log directory: it begins anew");
             self.rules.troubles.begins_anew(id);
+        }
+    }
+
+    /// A replica that has no room for a log, or for the start of an epoch in it, has no room for records either; one that could be made has some.
+    fn note_room(&self, id: &TopicPartition, assigned: &PartitionImage, is_new: bool, followed: &Result<Option<Arc<Partition<R>>>, PartitionError>) {
+        match followed {
+            Err(PartitionError::Log(error)) if error.is_storage_full() && assigned.replicas.len() > 1 => {
+                self.rules.troubles.found_no_room(id, self.runtime.now());
+            }
+            Ok(Some(_)) if is_new => self.rules.troubles.found_room(id),
+            _ => {}
         }
     }
 
