@@ -31,6 +31,8 @@ use crate::topic_partition::TopicPartition;
 const OWN_DIR_PREFIX: &str = "__ottla_";
 /// Recovery that read more than this is followed by a checkpoint, so that a crash soon after does not read it all again.
 const CHECKPOINT_AFTER_RECOVERY_BYTES: u64 = 1 << 20;
+/// How many partitions are created or deleted at a time at the most: what each waits for is the disk, which syncs several at once.
+const CHANGES_AT_ONCE: usize = 64;
 
 /// What a log manager needs to know.
 #[derive(Clone, Debug)]
@@ -201,12 +203,20 @@ struct Inner<R: Runtime> {
     high_watermarks: Mutex<BTreeMap<TopicPartition, i64>>,
     adoption: Option<Adoption>,
     meta: Vec<MetaProperties>,
-    /// Makes creations and deletions take turns.
-    changes: tokio::sync::Mutex<()>,
+    /// Makes creations and deletions of a partition take turns; those of others mostly go on meanwhile.
+    changes: Vec<tokio::sync::Mutex<()>>,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<R::Task<()>>>,
     flushers: Mutex<Vec<R::Task<()>>>,
     locks: Mutex<Vec<<R::Disk as Disk>::Lock>>,
+}
+
+impl<R: Runtime> Inner<R> {
+    /// Waits for the turn to create or delete `partition`.
+    async fn turn(&self, partition: &TopicPartition) -> tokio::sync::MutexGuard<'_, ()> {
+        let hash = crc32fast::hash(partition.to_string().as_bytes()) as usize;
+        self.changes[hash % self.changes.len()].lock().await
+    }
 }
 
 /// A log directory as found at the start.
@@ -290,7 +300,7 @@ impl<R: Runtime> LogManager<R> {
             high_watermarks: Mutex::new(high_watermarks),
             adoption,
             meta: Vec::new(),
-            changes: tokio::sync::Mutex::new(()),
+            changes: (0..CHANGES_AT_ONCE).map(|_| tokio::sync::Mutex::new(())).collect(),
             stop: watch::Sender::new(false),
             tasks: Mutex::default(),
             flushers: Mutex::default(),
@@ -388,7 +398,7 @@ impl<R: Runtime> LogManager<R> {
     /// If it exists under another topic id, is offline, or cannot be made.
     pub async fn get_or_create(&self, partition: &TopicPartition, topic_id: Uuid, config: LogConfig) -> Result<Log<R>, PartitionError> {
         let inner = &*self.inner;
-        let _one_at_a_time = inner.changes.lock().await;
+        let _turn = inner.turn(partition).await;
         if let Some(log) = self.get(partition) {
             if log.topic_id().is_nil() {
                 // A crash came between the directory and its metadata, or Kafka before 2.8 made it.
@@ -437,7 +447,7 @@ impl<R: Runtime> LogManager<R> {
     /// The disk's; the partition still exists then, offline.
     pub async fn delete(&self, partition: &TopicPartition) -> Result<bool, LogError> {
         let inner = &*self.inner;
-        let _one_at_a_time = inner.changes.lock().await;
+        let _turn = inner.turn(partition).await;
         let Some((doomed, delay_ms)) = self.rename_away(partition, delete_dir_name).await? else { return Ok(false) };
         let rt = inner.rt.clone();
         drop(inner.rt.spawn("log-delete-partition", async move {
@@ -455,7 +465,7 @@ impl<R: Runtime> LogManager<R> {
     /// # Errors
     /// The disk's; the partition still exists then, offline.
     pub async fn set_aside(&self, partition: &TopicPartition) -> Result<Option<PathBuf>, LogError> {
-        let _one_at_a_time = self.inner.changes.lock().await;
+        let _turn = self.inner.turn(partition).await;
         Ok(self.rename_away(partition, stray_dir_name).await?.map(|(path, _)| path))
     }
 
