@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 mod cli;
 
-/// A run allocates and frees all the time, on one thread: this allocator takes a tenth off its time.
+/// A run allocates and frees all the time, on one thread.
 // tidy-allow: static
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
