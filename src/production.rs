@@ -18,7 +18,7 @@ use crate::runtime::tokio::{OwnThread, TokioRuntime};
 /// Runs a broker until SIGTERM or SIGINT. What goes wrong at the start is told on standard error, with what to do.
 pub fn run_broker(config: BrokerConfig) -> ExitCode {
     let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    run_server("broker", cores(), move |runtime| async move {
+    run_server("broker", move |runtime| async move {
         let ensemble = ensemble_thread(&runtime, !config.coordination.servers.is_empty())?;
         let on = ensemble.as_ref().map_or(&runtime, OwnThread::runtime).clone();
         let broker = Broker::start_with(runtime, on, config, &host_name).await.map_err(|error| error.to_string())?;
@@ -29,9 +29,7 @@ pub fn run_broker(config: BrokerConfig) -> ExitCode {
 
 /// Runs a member of the coordination service that is no broker until SIGTERM or SIGINT, likewise.
 pub fn run_coordinator(config: CoordinatorConfig) -> ExitCode {
-    // One core is for the ensemble's own thread. With one worker less, fewer of them are woken only to look for work: at low rates that is a part of each write's cost.
-    let workers = cores().saturating_sub(usize::from(!config.coordination.servers.is_empty()));
-    run_server("coordinator", workers, move |runtime| async move {
+    run_server("coordinator", move |runtime| async move {
         let dirs = Dirs { log: config.log_dir().to_owned(), own: config.data_dir.clone() };
         let ensemble = ensemble_thread(&runtime, !config.coordination.servers.is_empty())?;
         let on = ensemble.as_ref().map_or(&runtime, OwnThread::runtime).clone();
@@ -58,15 +56,12 @@ struct Running {
     ensemble: Option<OwnThread>,
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
-}
-
-fn run_server<F, Fut>(what: &'static str, workers: usize, start: F) -> ExitCode
+fn run_server<F, Fut>(what: &'static str, start: F) -> ExitCode
 where
     F: FnOnce(TokioRuntime) -> Fut,
     Fut: Future<Output = Result<Running, String>> + Send + 'static,
 {
+    let workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     match crate::runtime::tokio::run(workers, |runtime| serve(start(runtime))) {
         Ok((code, ensemble)) => {
             if let Some(thread) = ensemble {
