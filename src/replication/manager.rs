@@ -53,6 +53,9 @@ pub struct TopicReplicas<R: Runtime> {
 /// The most partitions of a topic that an order may name: a bound for what its numbers make us allocate.
 const PARTITIONS_MAX: usize = 1 << 20;
 
+/// A topic of an image, and what there was of it before.
+type Changed<'a, R> = (&'a Arc<TopicImage>, Option<&'a Arc<TopicReplicas<R>>>);
+
 /// How many replicas are opened or given another role at a time.
 const REPLICAS_AT_ONCE: usize = 64;
 
@@ -238,7 +241,7 @@ impl<R: Runtime> ReplicaManager<R> {
                 }
             }
         }
-        let mut changed: Vec<(&Arc<TopicImage>, Option<&Arc<TopicReplicas<R>>>)> = Vec::new();
+        let mut changed: Vec<Changed<'_, R>> = Vec::new();
         for (name, topic) in &image.topics {
             let old = before.get(name).filter(|old| old.image.id == topic.id);
             if old.is_none_or(|old| !Arc::ptr_eq(&old.image, topic) || self.lacks_replicas(old)) {
@@ -249,7 +252,7 @@ impl<R: Runtime> ReplicaManager<R> {
         let mut rest = &changed[..];
         while !rest.is_empty() {
             let mut replica_count = 0;
-            let fits = |(topic, _): &&(&Arc<TopicImage>, _)| {
+            let fits = |(topic, _): &&Changed<'_, R>| {
                 replica_count += topic.partitions.len();
                 replica_count <= REPLICAS_AT_ONCE
             };
