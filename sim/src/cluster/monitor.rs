@@ -342,7 +342,8 @@ impl Monitor {
             }
         }
         for topic in image.topics.values() {
-            for (number, told) in (0..).zip(&topic.partitions) {
+            // Without an epoch its state is not there yet.
+            for (number, told) in (0..).zip(&topic.partitions).filter(|(_, told)| told.leader_epoch >= 0) {
                 let place = (topic.name.to_string(), number);
                 let said = (told.leader, told.leader_epoch, told.isr.clone());
                 let known = state.told.entry((topic.id, number, told.partition_epoch)).or_insert_with(|| {
