@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -205,6 +206,8 @@ struct Inner<R: Runtime> {
     meta: Vec<MetaProperties>,
     /// Makes creations and deletions of a partition take turns; those of others mostly go on meanwhile.
     changes: Vec<tokio::sync::Mutex<()>>,
+    /// How many partitions are being made in each of [`Inner::dirs`].
+    taken: Vec<AtomicUsize>,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<R::Task<()>>>,
     flushers: Mutex<Vec<R::Task<()>>>,
@@ -216,6 +219,28 @@ impl<R: Runtime> Inner<R> {
     async fn turn(&self, partition: &TopicPartition) -> tokio::sync::MutexGuard<'_, ()> {
         let hash = crc32fast::hash(partition.to_string().as_bytes()) as usize;
         self.changes[hash % self.changes.len()].lock().await
+    }
+}
+
+/// A place for a partition that is being made: it counts in its directory from the choice on, or all that are made at a time would choose the same.
+struct Place<'a, R: Runtime> {
+    dir: &'a Arc<LogDir<R>>,
+    taken: &'a AtomicUsize,
+}
+
+impl<R: Runtime> Drop for Place<'_, R> {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl<R: Runtime> Inner<R> {
+    /// A place in the directory with the fewest partitions; none if all directories have failed.
+    fn place(&self) -> Option<Place<'_, R>> {
+        let online = self.dirs.iter().zip(&self.taken).filter(|(dir, _)| dir.failure().is_none());
+        let (dir, taken) = online.min_by_key(|(dir, taken)| dir.len() + taken.load(Ordering::Acquire))?;
+        taken.fetch_add(1, Ordering::AcqRel);
+        Some(Place { dir, taken })
     }
 }
 
@@ -301,6 +326,7 @@ impl<R: Runtime> LogManager<R> {
             adoption,
             meta: Vec::new(),
             changes: (0..CHANGES_AT_ONCE).map(|_| tokio::sync::Mutex::new(())).collect(),
+            taken: Vec::new(),
             stop: watch::Sender::new(false),
             tasks: Mutex::default(),
             flushers: Mutex::default(),
@@ -310,6 +336,7 @@ impl<R: Runtime> LogManager<R> {
             inner.flushers.get_mut().expect("no panic holds it").extend(spawn_flushers(&dir, inner.config.flush));
             inner.locks.get_mut().expect("no panic holds it").push(lock);
             inner.meta.push(meta);
+            inner.taken.push(AtomicUsize::new(0));
             inner.dirs.push(dir);
         }
         let manager = Self { inner: Arc::new(inner) };
@@ -416,8 +443,8 @@ impl<R: Runtime> LogManager<R> {
         if let Some(why) = inner.offline.lock().expect("no panic holds it").get(partition) {
             return Err(PartitionError::Offline { partition: partition.clone(), why: why.clone() });
         }
-        let online = inner.dirs.iter().filter(|dir| dir.failure().is_none());
-        let dir = online.min_by_key(|dir| dir.len()).ok_or(PartitionError::NoDirectory)?;
+        let place = inner.place().ok_or(PartitionError::NoDirectory)?;
+        let dir = place.dir;
         let path = dir.path.join(partition.to_string());
         let disk = inner.rt.disk();
         let io = |error| LogError::io(&path, error);

@@ -19,6 +19,18 @@ async fn start(world: &World) -> LogManager<World> {
 }
 
 #[test]
+fn partitions_that_are_made_at_the_same_time_are_spread_too() {
+    world::run(|world| async move {
+        let manager = start(&world).await;
+        let partitions: Vec<_> = (0..6).map(|number| TopicPartition::new("t", number)).collect();
+        let made = futures_util::future::join_all(partitions.iter().map(|partition| manager.get_or_create(partition, Uuid::from_u128(5), small()))).await;
+        assert!(made.iter().all(Result::is_ok));
+        assert_eq!(manager.all().iter().filter(|log| log.path().starts_with("/one")).count(), 3);
+        manager.shutdown().await;
+    });
+}
+
+#[test]
 fn partitions_are_spread_and_found_again() {
     world::run(|world| async move {
         let manager = start(&world).await;
