@@ -218,6 +218,8 @@ struct Session<R: Runtime> {
     id: i32,
     /// Of the next request; 0 begins a session, and names everything.
     epoch: i32,
+    /// The leader has no room for sessions (`max.incremental.fetch.session.cache.slots`): every request names everything, and may wait.
+    is_refused: bool,
     asked: BTreeMap<Key, (Arc<Partition<R>>, FetchAt)>,
     keys: BTreeMap<TopicPartition, Key>,
     to_name: BTreeSet<Key>,
@@ -226,7 +228,7 @@ struct Session<R: Runtime> {
 
 impl<R: Runtime> Default for Session<R> {
     fn default() -> Self {
-        Self { id: 0, epoch: 0, asked: BTreeMap::new(), keys: BTreeMap::new(), to_name: BTreeSet::new(), to_forget: BTreeSet::new() }
+        Self { id: 0, epoch: 0, is_refused: false, asked: BTreeMap::new(), keys: BTreeMap::new(), to_name: BTreeSet::new(), to_forget: BTreeSet::new() }
     }
 }
 
@@ -292,6 +294,9 @@ impl<R: Runtime> Session<R> {
 
     /// The leader has answered the request of `epoch` without error.
     fn accepted(&mut self, epoch: i32, id: i32) {
+        if epoch == 0 {
+            self.is_refused = id == 0;
+        }
         if id == 0 {
             self.reset(0);
         } else if epoch == 0 {
@@ -454,7 +459,7 @@ impl<R: Runtime> Task<R> {
         let request = FetchRequest::default()
             .with_replica_state(replica)
             // The first of a session is answered at once: until then no other can follow it.
-            .with_max_wait_ms(if epoch == 0 { 0 } else { self.config.wait_max_ms })
+            .with_max_wait_ms(if epoch == 0 && !self.session.is_refused { 0 } else { self.config.wait_max_ms })
             .with_min_bytes(self.config.min_bytes)
             .with_max_bytes(self.config.response_max_bytes)
             .with_session_id(id)
